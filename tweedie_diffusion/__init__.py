@@ -1,0 +1,47 @@
+"""Diffusion models of clean images, learned from noisy images alone (arXiv:2404.10177), in JAX.
+
+Everything here is a pure function on jax arrays; importing it loads jax and nothing heavier.
+"""
+
+from tweedie_diffusion.diffusion.corruption import add_noise, corrupt_example
+from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, denoising_loss, edm_weight
+from tweedie_diffusion.diffusion.noise_levels import karras_sigmas, log_normal_sigma, ve_to_vp, vp_to_ve
+from tweedie_diffusion.diffusion.oracles import gaussian_denoiser, mixture_denoiser
+from tweedie_diffusion.diffusion.reverse_steps import (
+    ancestral_step,
+    corrected_step,
+    euler_step,
+    heun_step,
+    midpoint_step,
+)
+from tweedie_diffusion.diffusion.sampling import reverse_process
+from tweedie_diffusion.diffusion.tweedie import (
+    denoised_at_level,
+    denoised_from_score,
+    posterior_covariance_product,
+    score_from_denoised,
+)
+from tweedie_diffusion.diffusion.types import DenoiseFn, ReverseStep
+from tweedie_diffusion.models.preconditioning import precondition
+
+__version__ = "0.1.0"
+
+
+def load(workdir) -> DenoiseFn:
+    """The trained denoiser of a run: its EMA weights at the newest checkpoint in `workdir`.
+
+    Args:
+        workdir: the directory given to `python -m tweedie_diffusion.main --workdir=...`.
+
+    Returns:
+        denoise(x_t [B, ...], sigma) -> x0_hat [B, ...], images in [-1, 1], jit-compiled. A class-conditional model
+        takes `labels=[B]` as a third argument.
+
+    Raises:
+        FileNotFoundError: if there is no trained run in `workdir`.
+    """
+    from tweedie_diffusion.training.trained import load_run
+
+    return load_run(workdir).denoise
+
+

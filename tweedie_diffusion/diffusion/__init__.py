@@ -1,0 +1,1 @@
+"""Floor 0: the mathematics, on jax arrays alone."""

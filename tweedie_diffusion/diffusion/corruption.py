@@ -1,0 +1,49 @@
+"""Additive Gaussian noise: from one level up to another, and the fixed noise of example i."""
+
+import jax
+import jax.numpy as jnp
+
+from tweedie_diffusion.diffusion.rows import as_rows, check_levels, expand, normal
+
+
+def add_noise(key: jax.Array, x_s: jax.Array, *, sigma_s, sigma_t) -> jax.Array:
+    """x_t = x_s + √(σ_t² − σ_s²) η, η ~ N(0, I): from level σ_s up to level σ_t.
+
+    Args:
+        key: one key, or [B] keys.
+        x_s: [B, ...], at level sigma_s.
+        sigma_s, sigma_t: floats or [B], 0 <= sigma_s <= sigma_t.
+
+    Returns:
+        [B, ...], at level sigma_t.
+
+    Raises:
+        ValueError: if sigma_s > sigma_t (levels under jit are not checked).
+    """
+    check_levels(sigma_s, sigma_t, "sigma_t must be at least sigma_s >= 0: noise can be added, not taken away")
+    sigma_s, sigma_t = as_rows(sigma_s, x_s), as_rows(sigma_t, x_s)
+    added = jnp.sqrt((sigma_t - sigma_s) * (sigma_t + sigma_s))
+    return x_s + expand(added, x_s) * normal(key, x_s.shape)
+
+
+def corrupt_example(key: jax.Array, index, x_0, *, sigma_tn) -> jax.Array:
+    """x_tn = x_0 + σ_tn z with z drawn from (key, index) alone: the same for ever, in every epoch and on every machine.
+
+    Redrawing z each epoch would leak the clean image through the average, so this is the only place where the noise
+    of the data is drawn. Call it on the host, one example at a time: inside a sharded jit the normal differs by 1 ulp.
+
+    Args:
+        key: one key for the whole data set.
+        index: of the example, an integer in [0, 2³²).
+        x_0: [...], one clean example, no batch axis.
+        sigma_tn: float >= 0.
+
+    Returns:
+        [...] float32.
+
+    Raises:
+        ValueError: if sigma_tn < 0.
+    """
+    check_levels(0.0, sigma_tn, "sigma_tn must be >= 0")
+    x_0 = jnp.asarray(x_0, jnp.float32)
+    return x_0 + jnp.float32(sigma_tn) * jax.random.normal(jax.random.fold_in(key, index), x_0.shape)

@@ -1,0 +1,53 @@
+"""The reverse process: one loop that drives every step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tweedie_diffusion.diffusion.reverse_steps import heun_step
+from tweedie_diffusion.diffusion.rows import fold_in, is_known
+from tweedie_diffusion.diffusion.types import DenoiseFn, ReverseStep
+
+
+def reverse_process(
+    key: jax.Array, denoise: DenoiseFn, x_init: jax.Array, sigmas: jax.Array, *, step: ReverseStep = heun_step
+) -> jax.Array:
+    """Carry x_init from sigmas[0] down to sigmas[-1] with `step`, then return denoise there.
+
+    Truncated sampling is a grid, not another sampler: end the grid exactly at σ_tn and the last call returns
+    E[x_0 | x_tn]. For unconditional samples start from x_init = sigmas[0]·z. Step i draws its noise from
+    fold_in(key, i); with [B] keys, row i depends on key i alone.
+
+    Args:
+        key: one key, or [B] keys. Steps without noise ignore it.
+        denoise: the denoiser.
+        x_init: [B, ...] at level sigmas[0].
+        sigmas: [N] or [N, B], N >= 1, never increasing, all > 0 (a repeated level is a step that does nothing).
+        step: a ReverseStep.
+
+    Returns:
+        x_0: [B, ...].
+
+    Raises:
+        ValueError: if sigmas has another shape, increases, or ends at 0.
+    """
+    batch = x_init.shape[0]
+    sigmas = jnp.asarray(sigmas, jnp.float32)
+    if sigmas.ndim == 1:
+        sigmas = jnp.broadcast_to(sigmas[:, None], (sigmas.shape[0], batch))
+    if sigmas.ndim != 2 or sigmas.shape[1] != batch or sigmas.shape[0] == 0:
+        raise ValueError(f"sigmas must be [N] or [N, {batch}] with N >= 1 (got shape {sigmas.shape})")
+    if is_known(sigmas):
+        levels = np.asarray(sigmas)
+        if (np.diff(levels, axis=0) > 0).any():
+            raise ValueError("sigmas must never increase: the reverse process goes down")
+        if not (levels[-1] > 0).all():
+            raise ValueError("sigmas must end above 0: the last call is denoise at sigmas[-1]")
+
+    def body(x, inputs):
+        i, sigma, sigma_next = inputs
+        return step(fold_in(key, i), denoise, x, sigma, sigma_next), None
+
+    count = jnp.arange(sigmas.shape[0] - 1)
+    x, _ = jax.lax.scan(body, x_init, (count, sigmas[:-1], sigmas[1:]))
+    return denoise(x, sigmas[-1])

@@ -1,0 +1,38 @@
+"""How a noise level and a class label reach a network."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def sinusoids(c_noise: jax.Array, num_features: int) -> jax.Array:
+    """[B] -> [B, num_features]: cosines and sines of c_noise at geometric frequencies from 1 to 10⁻⁴ (Ho et al. 2020)."""
+    half = num_features // 2
+    frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half) / half)
+    angles = 1000 * c_noise[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class ConditionEmbedding(nn.Module):
+    """c_noise [B] and optional labels [B] -> one vector [B, num_features] that every block reads.
+
+    Label `num_classes` (one past the last) means "no class"; absent labels read as that.
+    """
+
+    num_features: int
+    num_classes: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, c_noise: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        features = sinusoids(c_noise, self.num_features).astype(self.dtype)
+        embedded = nn.Dense(self.num_features, dtype=self.dtype)(features)
+        if self.num_classes:
+            no_class = jnp.full(c_noise.shape, self.num_classes)
+            table = nn.Embed(self.num_classes + 1, self.num_features, dtype=self.dtype)
+            embedded = embedded + table(no_class if labels is None else labels)
+        elif labels is not None:
+            raise ValueError("labels were given to a network without classes: set num_classes")
+        return nn.silu(nn.Dense(self.num_features, dtype=self.dtype)(nn.silu(embedded)))

@@ -1,0 +1,68 @@
+"""From a network to a denoiser: EDM preconditioning (Karras et al. 2022, arXiv:2206.00364, table 1)."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from tweedie_diffusion.diffusion.rows import as_rows, expand
+from tweedie_diffusion.diffusion.types import DenoiseFn
+
+NetworkFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def full_c_noise(sigma: jax.Array) -> jax.Array:
+    """c_noise = ¼ ln σ, at every level (EDM, table 1)."""
+    return jnp.log(sigma) / 4
+
+
+def clamped_c_noise(sigma_tn: float) -> Callable[[jax.Array], jax.Array]:
+    """c_noise = ¼ ln max(σ, σ_tn): the network never meets an embedding that ADSM has not trained."""
+    if not (sigma_tn > 0 and math.isfinite(sigma_tn)):
+        raise ValueError(f"a clamped embedding needs a noise level to clamp at: sigma_tn must be > 0 (got {sigma_tn})")
+    return lambda sigma: jnp.log(jnp.maximum(sigma, sigma_tn)) / 4
+
+
+def blind_c_noise(sigma: jax.Array) -> jax.Array:
+    """c_noise = 0: a network blind to the noise level (c_skip, c_out and c_in still know it)."""
+    return jnp.zeros_like(sigma)
+
+
+def precondition(
+    network_fn: NetworkFn,
+    *,
+    sigma_data: float,
+    c_noise_fn: Callable[[jax.Array], jax.Array] = full_c_noise,
+) -> DenoiseFn:
+    """Wrap a network so that its input and its training target have unit variance at every σ.
+
+    denoise(x, σ) = c_skip(σ)·x + c_out(σ)·F(c_in(σ)·x, c_noise(σ)), with
+    c_skip = σ_d²/(σ² + σ_d²), c_out = σσ_d/√(σ² + σ_d²), c_in = 1/√(σ² + σ_d²), c_noise = ¼ ln σ
+    (EDM, equation 7 and table 1).
+
+    Args:
+        network_fn: F(x [B, ...], c_noise [B]) -> [B, ...]. It may compute in a lower precision; the sum is float32.
+        sigma_data: σ_d, the standard deviation of the clean data, in data units, > 0.
+        c_noise_fn: how σ reaches the network's embedding: `full_c_noise`, `clamped_c_noise(sigma_tn)` or
+            `blind_c_noise`.
+
+    Returns:
+        A denoiser (x_t [B, ...], sigma float or [B]) -> x0_hat [B, ...].
+
+    Raises:
+        ValueError: if sigma_data is not a positive finite number.
+    """
+    if not (sigma_data > 0 and math.isfinite(sigma_data)):
+        raise ValueError(f"sigma_data must be a positive finite number (got {sigma_data})")
+
+    def denoise(x_t: jax.Array, sigma: jax.Array) -> jax.Array:
+        sigma = as_rows(sigma, x_t)
+        total = jnp.hypot(sigma, sigma_data)
+        c_skip = (sigma_data / total) ** 2
+        c_out = sigma * sigma_data / total
+        c_in = 1 / total
+        network_out = network_fn(expand(c_in, x_t) * x_t, c_noise_fn(sigma))
+        return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * network_out.astype(x_t.dtype)
+
+    return denoise

@@ -1,0 +1,145 @@
+"""The U-Net of EDM (DDPM++ blocks: Song et al. 2021; Karras et al. 2022), for images of any channel count."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tweedie_diffusion.models.embedding import ConditionEmbedding
+
+_zeros = nn.initializers.zeros
+
+
+def _groups(channels: int) -> int:
+    """At most 32 groups of at least 4 channels, as in EDM."""
+    return math.gcd(min(32, max(channels // 4, 1)), channels)
+
+
+def _halve(x):
+    return nn.avg_pool(x, (2, 2), (2, 2))
+
+
+def _double(x):
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+class Attention(nn.Module):
+    """Residual self-attention over all pixels: x [B, H, W, C] -> [B, H, W, C]."""
+
+    channels_per_head: int = 64
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        b, height, width, c = x.shape
+        heads = max(c // self.channels_per_head, 1)
+        h = nn.GroupNorm(_groups(c), dtype=self.dtype)(x).reshape(b, height * width, c)
+        qkv = nn.Dense(3 * c, dtype=self.dtype)(h).reshape(b, height * width, 3, heads, c // heads)
+        out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        out = nn.Dense(c, dtype=self.dtype, kernel_init=_zeros)(out.reshape(b, height * width, c))
+        return (x + out.reshape(x.shape)) * math.sqrt(0.5)
+
+
+class Block(nn.Module):
+    """Residual block: norm, SiLU, 3×3 convolution, modulated by the embedding, twice; resampled before the first.
+
+    Attributes:
+        channels: of its output.
+        resample: None, or the function applied to both branches (halve or double).
+        attend: whether self-attention follows.
+        dropout: probability, between the convolutions.
+    """
+
+    channels: int
+    resample: object = None
+    attend: bool = False
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, embedded, train: bool):
+        conv = lambda name, **kw: nn.Conv(self.channels, (3, 3), dtype=self.dtype, name=name, **kw)
+        resample = self.resample or (lambda v: v)
+        h = nn.silu(nn.GroupNorm(_groups(x.shape[-1]), dtype=self.dtype, name="norm_in")(x))
+        h = conv("conv_in")(resample(h))
+        modulation = nn.Dense(2 * self.channels, dtype=self.dtype, name="modulation")(embedded)[:, None, None, :]
+        scale, shift = jnp.split(modulation, 2, axis=-1)
+        h = nn.GroupNorm(_groups(self.channels), dtype=self.dtype, name="norm_out")(h) * (1 + scale) + shift
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = conv("conv_out", kernel_init=_zeros)(h)
+        skip = resample(x)
+        if skip.shape[-1] != self.channels:
+            skip = nn.Dense(self.channels, dtype=self.dtype, name="skip")(skip)
+        h = (h + skip) * math.sqrt(0.5)
+        return Attention(dtype=self.dtype, name="attention")(h) if self.attend else h
+
+
+class UNet(nn.Module):
+    """Network F(x [B, H, W, C], c_noise [B]) -> [B, H, W, C].
+
+    Attributes:
+        channels: at full resolution.
+        channel_multipliers: channels of each resolution over `channels`; each entry but the first halves the image,
+            so H and W must be divisible by 2^(entries − 1).
+        blocks_per_resolution: residual blocks on the way down (one more on the way up).
+        attention_resolutions: image heights at which blocks attend; the innermost always does when non-empty.
+        dropout: probability in every block.
+        num_classes: 0, or the number of classes `labels` may name.
+        dtype: of the computation (float32 or bfloat16); parameters are float32.
+        remat: recompute each block in the backward pass: less memory, about a third more time.
+    """
+
+    channels: int = 128
+    channel_multipliers: Sequence[int] = (2, 2, 2)
+    blocks_per_resolution: int = 4
+    attention_resolutions: Sequence[int] = (16,)
+    dropout: float = 0.0
+    num_classes: int = 0
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x, c_noise, labels=None, *, train: bool = False):
+        check_image_shape(x.shape[1:], len(self.channel_multipliers))
+        block_cls = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+
+        def block(h, channels, name, resample=None, attend=None):
+            height = h.shape[1] // 2 if resample is _halve else h.shape[1] * 2 if resample is _double else h.shape[1]
+            attend = height in self.attention_resolutions if attend is None else attend
+            return block_cls(channels, resample, attend, self.dropout, self.dtype, name=name)(h, embedded, train)
+
+        embedded = ConditionEmbedding(4 * self.channels, self.num_classes, self.dtype, name="condition")(c_noise, labels)
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_in")(x.astype(self.dtype))
+        skips = [h]
+        widths = [self.channels * m for m in self.channel_multipliers]
+        for level, width in enumerate(widths):
+            if level:
+                h = block(h, h.shape[-1], f"down_{level}_halve", _halve)
+                skips.append(h)
+            for i in range(self.blocks_per_resolution):
+                h = block(h, width, f"down_{level}_{i}")
+                skips.append(h)
+        h = block(h, widths[-1], "middle_0", attend=bool(self.attention_resolutions))
+        h = block(h, widths[-1], "middle_1", attend=False)
+        for level, width in reversed(list(enumerate(widths))):
+            for i in range(self.blocks_per_resolution + 1):
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), width, f"up_{level}_{i}")
+            if level:
+                h = block(h, width, f"up_{level}_double", _double)
+        h = nn.silu(nn.GroupNorm(_groups(h.shape[-1]), dtype=self.dtype, name="norm_out")(h))
+        out = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=_zeros, name="conv_out")(h)
+        return out.astype(x.dtype)
+
+
+def check_image_shape(shape: Sequence[int], num_resolutions: int) -> None:
+    """Raise ValueError unless `shape` is [H, W, C] and can be halved num_resolutions − 1 times."""
+    if len(shape) != 3:
+        raise ValueError(f"the U-Net takes images [H, W, C] (got shape {tuple(shape)}): use the MLP for vectors")
+    factor = 2 ** (num_resolutions - 1)
+    if shape[0] % factor or shape[1] % factor:
+        raise ValueError(
+            f"images of {shape[0]}×{shape[1]} cannot be halved {num_resolutions - 1} times: "
+            f"crop or pad them to a multiple of {factor}, or shorten model.channel_multipliers"
+        )

@@ -25,6 +25,34 @@ from tweedie_diffusion.diffusion.types import DenoiseFn, ReverseStep
 from tweedie_diffusion.models.preconditioning import precondition
 
 __version__ = "0.1.0"
+__all__ = [
+    "add_noise",
+    "ambient_loss",
+    "ancestral_step",
+    "consistency_loss",
+    "corrected_step",
+    "corrupt_example",
+    "denoised_at_level",
+    "denoised_from_score",
+    "DenoiseFn",
+    "denoising_loss",
+    "edm_weight",
+    "euler_step",
+    "gaussian_denoiser",
+    "heun_step",
+    "karras_sigmas",
+    "load",
+    "log_normal_sigma",
+    "midpoint_step",
+    "mixture_denoiser",
+    "posterior_covariance_product",
+    "precondition",
+    "reverse_process",
+    "ReverseStep",
+    "score_from_denoised",
+    "ve_to_vp",
+    "vp_to_ve",
+]
 
 
 def load(workdir) -> DenoiseFn:
@@ -43,5 +71,3 @@ def load(workdir) -> DenoiseFn:
     from tweedie_diffusion.training.trained import load_run
 
     return load_run(workdir).denoise
-
-

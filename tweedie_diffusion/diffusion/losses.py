@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from tweedie_diffusion.diffusion.corruption import add_noise
 from tweedie_diffusion.diffusion.reverse_steps import ancestral_step
-from tweedie_diffusion.diffusion.rows import as_rows, check_levels, clone, expand, mean_features, split
+from tweedie_diffusion.diffusion.rows import as_rows, check_levels, clone, mean_features, split
 from tweedie_diffusion.diffusion.tweedie import denoised_at_level, signal_fraction
 from tweedie_diffusion.diffusion.types import DenoiseFn, ReverseStep
 

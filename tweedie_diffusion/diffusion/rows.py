@@ -6,6 +6,7 @@ With [B] keys row i is drawn from key i alone, so a row does not depend on the b
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def as_rows(sigma, x: jax.Array) -> jax.Array:
@@ -32,7 +33,7 @@ def mean_features(x: jax.Array) -> jax.Array:
 
 def is_known(*values) -> bool:
     """True if every value can be looked at now, that is, none is being traced."""
-    return not any(isinstance(v, jax.core.Tracer) for v in values)
+    return not any(isinstance(v, Tracer) for v in values)
 
 
 def check_levels(low, high, message: str, *, strict: bool = False) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def sinusoids(c_noise: jax.Array, num_features: int) -> jax.Array:
-    """[B] -> [B, num_features]: cosines and sines of c_noise at geometric frequencies from 1 to 10⁻⁴ (Ho et al. 2020)."""
+    """[B] -> [B, num_features]: cosines and sines of c_noise at geometric frequencies (Ho et al. 2020)."""
     half = num_features // 2
     frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half) / half)
     angles = 1000 * c_noise[:, None] * frequencies[None, :]

@@ -1,7 +1,7 @@
 """The U-Net of EDM (DDPM++ blocks: Song et al. 2021; Karras et al. 2022), for images of any channel count."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -53,7 +53,7 @@ class Block(nn.Module):
     """
 
     channels: int
-    resample: object = None
+    resample: Callable[[jax.Array], jax.Array] | None = None
     attend: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
@@ -110,7 +110,9 @@ class UNet(nn.Module):
             attend = height in self.attention_resolutions if attend is None else attend
             return block_cls(channels, resample, attend, self.dropout, self.dtype, name=name)(h, embedded, train)
 
-        embedded = ConditionEmbedding(4 * self.channels, self.num_classes, self.dtype, name="condition")(c_noise, labels)
+        embedded = ConditionEmbedding(4 * self.channels, self.num_classes, self.dtype, name="condition")(
+            c_noise, labels
+        )
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_in")(x.astype(self.dtype))
         skips = [h]
         widths = [self.channels * m for m in self.channel_multipliers]

@@ -26,6 +26,8 @@ from tweedie_diffusion.models.preconditioning import precondition
 
 __version__ = "0.1.0"
 __all__ = [
+    "DenoiseFn",
+    "ReverseStep",
     "add_noise",
     "ambient_loss",
     "ancestral_step",
@@ -34,7 +36,6 @@ __all__ = [
     "corrupt_example",
     "denoised_at_level",
     "denoised_from_score",
-    "DenoiseFn",
     "denoising_loss",
     "edm_weight",
     "euler_step",
@@ -48,7 +49,6 @@ __all__ = [
     "posterior_covariance_product",
     "precondition",
     "reverse_process",
-    "ReverseStep",
     "score_from_denoised",
     "ve_to_vp",
     "vp_to_ve",

@@ -1,0 +1,1 @@
+"""Floor 2: where images come from, and what their noise is."""

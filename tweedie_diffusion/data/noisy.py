@@ -1,0 +1,164 @@
+"""From clean or noisy images to what training may see: x_tn, and the level of its noise. Nothing else."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.sources import Images
+from tweedie_diffusion.diffusion.corruption import corrupt_example
+
+# Noisy float32 images are kept in memory up to this many bytes, so that each is read and corrupted once.
+CACHE_BYTES = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseModel:
+    """What noise the images carry.
+
+    Attributes:
+        sigma_tn: the level, in [-1, 1] units, where `Images.sigma_tn` does not state one for each image.
+        present: True if the images carry this noise already; False to add it here, once for ever.
+        clean_fraction: the part of the images that is left clean (only if noise is added here).
+        seed: of the noise, and of which images stay clean.
+    """
+
+    sigma_tn: float
+    present: bool = False
+    clean_fraction: float = 0.0
+    seed: int = 0
+
+    def levels(self, images: Images) -> np.ndarray:
+        """[count] float32: σ_tn of every image, 0 for a clean one."""
+        if self.present and images.sigma_tn is not None:
+            return images.scaling.level_to_unit(images.sigma_tn)
+        levels = np.full(images.count, self.sigma_tn, np.float32)
+        levels[shuffled(images.count, self.seed)[: round(self.clean_fraction * images.count)]] = 0.0
+        return levels
+
+
+class NoisyImages:
+    """Random access to noisy examples: i -> {x_tn, sigma_tn, label}, all that training ever sees.
+
+    `label` is −1 without classes. Example i is the same array whenever, in whatever order and on whatever machine it
+    is asked for.
+    """
+
+    def __init__(self, images: Images, levels: np.ndarray, noise_key: jax.Array | None, indices: np.ndarray):
+        """Images at `indices`; noise of `levels` is drawn from `noise_key`, or is in the images if that is None."""
+        self._images, self._levels, self._indices = images, levels, indices
+        self._corrupt = None if noise_key is None else _corrupter(noise_key)
+        size = 4 * len(indices) * int(np.prod(images.shape))
+        self._cache = np.empty((len(indices), *images.shape), np.float32) if size <= CACHE_BYTES else None
+        self._cached = np.zeros(len(indices), bool)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        index = self._indices[i]
+        label = self._images.read_label(index) if self._images.read_label else -1
+        return {"x_tn": self._x_tn(i), "sigma_tn": self._levels[index], "label": np.int32(label)}
+
+    @property
+    def sigma_tn(self) -> np.ndarray:
+        """[len] the level of every example."""
+        return self._levels[self._indices]
+
+    def _x_tn(self, i):
+        if self._cache is not None and self._cached[i]:
+            return self._cache[i]
+        index = self._indices[i]
+        x_tn = self._images.scaling.to_unit(self._images.read(index))
+        if self._corrupt is not None:
+            x_tn = self._corrupt(index, x_tn, self._levels[index])
+        if not np.isfinite(x_tn).all():
+            raise InputError(f"image {index} holds NaN or infinity: remove it")
+        if self._cache is not None:
+            self._cache[i], self._cached[i] = x_tn, True
+        return x_tn
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A training and a held-out part, and what is known of both.
+
+    Attributes:
+        train, held_out: noisy examples.
+        held_out_clean: i -> held-out image i without noise, in [-1, 1]; None if the images are noisy already. For
+            evaluation only: training examples have no such way back.
+        images: the source. Only its description (shape, scaling, classes, oracle) may be used by training.
+        sigma_data: √(var(x_tn) − mean σ_tn²), the standard deviation of the clean images, from noisy ones alone.
+    """
+
+    train: NoisyImages
+    held_out: NoisyImages
+    held_out_clean: Callable[[int], np.ndarray] | None
+    images: Images
+    sigma_data: float
+
+
+def open_dataset(images: Images, noise: NoiseModel, *, held_out: float, split_seed: int) -> Dataset:
+    """Split the images, and corrupt them as `noise` says.
+
+    Args:
+        images: from `open_images`.
+        noise: what noise they carry or get.
+        held_out: the part kept from training, in (0, 1).
+        split_seed: fixes which images these are.
+
+    Raises:
+        InputError: if the parts are empty, or the stated noise exceeds what the images contain.
+    """
+    order = shuffled(images.count, split_seed)
+    num_held_out = round(held_out * images.count)
+    if not 0 < num_held_out < images.count:
+        raise InputError(f"data.held_out={held_out:g} of {images.count} images leaves one part empty: use more images")
+    test, train = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
+    levels = noise.levels(images)
+    key = None if noise.present else jax.random.key(noise.seed)
+    train_images = NoisyImages(images, levels, key, train)
+    return Dataset(
+        train=train_images,
+        held_out=NoisyImages(images, levels, key, test),
+        held_out_clean=None if noise.present else lambda i: images.scaling.to_unit(images.read(test[i])),
+        images=images,
+        sigma_data=estimate_sigma_data(train_images),
+    )
+
+
+def estimate_sigma_data(noisy: NoisyImages, num_images: int = 4096) -> float:
+    """√(var(x_tn) − mean σ_tn²) over at most `num_images` evenly spaced examples.
+
+    Raises:
+        InputError: if the stated noise is more than the whole variance of the images.
+    """
+    chosen = np.unique(np.linspace(0, len(noisy) - 1, min(num_images, len(noisy))).astype(int))
+    x_tn = np.stack([noisy[i]["x_tn"] for i in chosen])
+    noise_variance = float(np.mean(np.square(noisy.sigma_tn[chosen].astype(np.float64))))
+    variance = float(x_tn.var(dtype=np.float64))
+    if variance <= noise_variance:
+        raise InputError(
+            f"the images have standard deviation {variance**0.5:.4g}, no more than the stated noise "
+            f"sigma_tn={noise_variance**0.5:.4g}: check data.sigma_tn (in units of [-1, 1]) and data.range"
+        )
+    return (variance - noise_variance) ** 0.5
+
+
+def shuffled(count: int, seed: int) -> np.ndarray:
+    """A permutation of range(count) that is the same in every version of NumPy: the order of raw Philox bits."""
+    return np.argsort(np.random.Philox(seed).random_raw(count), kind="stable")
+
+
+def _corrupter(key):
+    """`corrupt_example` on the host's CPU: on an accelerator the noise could differ in the last bit."""
+    cpu = jax.local_devices(backend="cpu")[0]
+    key = jax.device_put(key, cpu)
+
+    def corrupt(index, x_0, sigma_tn):
+        with jax.default_device(cpu):
+            return np.asarray(corrupt_example(key, int(index), x_0, sigma_tn=float(sigma_tn)))
+
+    return corrupt

@@ -1,0 +1,43 @@
+"""TFDS data sets through `data_source`: random access, without TensorFlow, and never a hidden download."""
+
+import numpy as np
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.resize import crop_and_resize
+from tweedie_diffusion.data.scaling import infer_scaling
+from tweedie_diffusion.data.sources import Images
+
+
+def open_tfds(name: str, *, value_range=None, image_size: int = 0) -> Images:
+    """The train split of a prepared TFDS data set, by name (`cifar10`, `celeb_a`).
+
+    Raises:
+        InputError: if there is no such data set, or it has not been prepared on this machine.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, file_format="array_record")
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise InputError(f"TFDS cannot open {name!r}: {str(error).strip().splitlines()[0]}") from error
+    if not builder.is_prepared():
+        raise InputError(
+            f"TFDS data set {name!r} is not prepared in {builder.data_path}: point TFDS_DATA_DIR at a prepared copy, or "
+            'prepare it once, where TensorFlow is installed: python -c "import tensorflow_datasets as tfds; '
+            f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\""
+        )
+    records = builder.as_data_source("train")
+    if len(records) == 0 or "image" not in records[0]:
+        raise InputError(f"TFDS data set {name!r} has no images in its train split")
+
+    def read(i: int) -> np.ndarray:
+        image = np.asarray(records[i]["image"])
+        return crop_and_resize(image, image_size) if image_size else image
+
+    first = read(0)
+    scaling = infer_scaling(first.dtype, value_range, bounded=True)
+    label = builder.info.features.get("label") if builder.info.features else None
+    if not isinstance(label, tfds.features.ClassLabel):
+        return Images(read, len(records), first.shape, scaling)
+    read_label = lambda i: int(records[i]["label"])
+    return Images(read, len(records), first.shape, scaling, label.num_classes, read_label)

@@ -22,8 +22,8 @@ def open_tfds(name: str, *, value_range=None, image_size: int = 0) -> Images:
         raise InputError(f"TFDS cannot open {name!r}: {str(error).strip().splitlines()[0]}") from error
     if not builder.is_prepared():
         raise InputError(
-            f"TFDS data set {name!r} is not prepared in {builder.data_path}: point TFDS_DATA_DIR at a prepared copy, or "
-            'prepare it once, where TensorFlow is installed: python -c "import tensorflow_datasets as tfds; '
+            f"TFDS data set {name!r} is not prepared in {builder.data_path}: point TFDS_DATA_DIR at a prepared copy, "
+            'or prepare it once, where TensorFlow is installed: python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\""
         )
     records = builder.as_data_source("train")

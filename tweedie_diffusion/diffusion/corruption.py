@@ -1,5 +1,7 @@
 """Additive Gaussian noise: from one level up to another, and the fixed noise of example i."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -46,4 +48,9 @@ def corrupt_example(key: jax.Array, index, x_0, *, sigma_tn) -> jax.Array:
     """
     check_levels(0.0, sigma_tn, "sigma_tn must be >= 0")
     x_0 = jnp.asarray(x_0, jnp.float32)
-    return x_0 + jnp.float32(sigma_tn) * jax.random.normal(jax.random.fold_in(key, index), x_0.shape)
+    return x_0 + jnp.float32(sigma_tn) * _unit_noise(key, index, x_0.shape)
+
+
+@partial(jax.jit, static_argnames="shape")
+def _unit_noise(key, index, shape):
+    return jax.random.normal(jax.random.fold_in(key, index), shape)

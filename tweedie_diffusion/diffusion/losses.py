@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from tweedie_diffusion.diffusion.corruption import add_noise
 from tweedie_diffusion.diffusion.reverse_steps import ancestral_step
-from tweedie_diffusion.diffusion.rows import as_rows, check_levels, clone, mean_features, split
+from tweedie_diffusion.diffusion.rows import as_rows, check_levels, mean_features, split
 from tweedie_diffusion.diffusion.tweedie import denoised_at_level, signal_fraction
 from tweedie_diffusion.diffusion.types import DenoiseFn, ReverseStep
 
@@ -121,13 +121,13 @@ def consistency_loss(
     sampler = teacher or denoise
     high = jax.lax.stop_gradient(teacher(x_t, sigma_t)) if teacher else denoise(x_t, sigma_t)
 
-    def low(draw_key):
-        signs = (1.0, -1.0) if antithetic else (1.0,)
-        total = jnp.zeros_like(high)
-        for sign in signs:
-            x_s = jax.lax.stop_gradient(step(clone(draw_key), sampler, x_t, sigma_t, sigma_s, sign=sign))
-            total = total + denoise(x_s, sigma_s)
-        return total / len(signs)
+    signs = jnp.array([1.0, -1.0] if antithetic else [1.0])
 
-    key_1, key_2 = split(key, 2)
-    return mean_features((low(key_1) - high) * (low(key_2) - high))
+    def low(draw_key, sign):
+        x_s = jax.lax.stop_gradient(step(draw_key, sampler, x_t, sigma_t, sigma_s, sign=sign))
+        return denoise(x_s, sigma_s)
+
+    # All draws in one call of the network: [2 draws, 1 or 2 signs, B, ...].
+    over_signs = jax.vmap(low, in_axes=(None, 0))
+    difference = jax.vmap(over_signs, in_axes=(0, None))(jnp.stack(split(key, 2)), signs).mean(axis=1) - high
+    return mean_features(difference[0] * difference[1])

@@ -31,18 +31,15 @@ def reverse_process(
     Raises:
         ValueError: if sigmas has another shape, increases, or ends at 0.
     """
-    batch = x_init.shape[0]
-    sigmas = jnp.asarray(sigmas, jnp.float32)
-    if sigmas.ndim == 1:
-        sigmas = jnp.broadcast_to(sigmas[:, None], (sigmas.shape[0], batch))
-    if sigmas.ndim != 2 or sigmas.shape[1] != batch or sigmas.shape[0] == 0:
-        raise ValueError(f"sigmas must be [N] or [N, {batch}] with N >= 1 (got shape {sigmas.shape})")
-    if is_known(sigmas):
-        levels = np.asarray(sigmas)
-        if (np.diff(levels, axis=0) > 0).any():
-            raise ValueError("sigmas must never increase: the reverse process goes down")
-        if not (levels[-1] > 0).all():
-            raise ValueError("sigmas must end above 0: the last call is denoise at sigmas[-1]")
+    sigmas = _grid_rows(sigmas, x_init)
+    if is_known(sigmas) and not (np.asarray(sigmas[-1]) > 0).all():
+        raise ValueError("sigmas must end above 0: the last call is denoise at sigmas[-1]")
+    return denoise(carry_down(key, denoise, x_init, sigmas, step=step), sigmas[-1])
+
+
+def carry_down(key: jax.Array, denoise: DenoiseFn, x_init: jax.Array, sigmas: jax.Array, *, step: ReverseStep):
+    """`reverse_process` without its last call: x at level sigmas[-1], which may be 0. Arguments and errors alike."""
+    sigmas = _grid_rows(sigmas, x_init)
 
     def body(x, inputs):
         i, sigma, sigma_next = inputs
@@ -50,4 +47,17 @@ def reverse_process(
 
     count = jnp.arange(sigmas.shape[0] - 1)
     x, _ = jax.lax.scan(body, x_init, (count, sigmas[:-1], sigmas[1:]))
-    return denoise(x, sigmas[-1])
+    return x
+
+
+def _grid_rows(sigmas, x):
+    """[N] or [N, B] levels as float32 [N, B], never increasing."""
+    batch = x.shape[0]
+    sigmas = jnp.asarray(sigmas, jnp.float32)
+    if sigmas.ndim == 1:
+        sigmas = jnp.broadcast_to(sigmas[:, None], (sigmas.shape[0], batch))
+    if sigmas.ndim != 2 or sigmas.shape[1] != batch or sigmas.shape[0] == 0:
+        raise ValueError(f"sigmas must be [N] or [N, {batch}] with N >= 1 (got shape {sigmas.shape})")
+    if is_known(sigmas) and (np.diff(np.asarray(sigmas), axis=0) > 0).any():
+        raise ValueError("sigmas must never increase: the reverse process goes down")
+    return sigmas

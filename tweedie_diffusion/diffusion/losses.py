@@ -129,5 +129,5 @@ def consistency_loss(
 
     # All draws in one call of the network: [2 draws, 1 or 2 signs, B, ...].
     over_signs = jax.vmap(low, in_axes=(None, 0))
-    difference = jax.vmap(over_signs, in_axes=(0, None))(jnp.stack(split(key, 2)), signs).mean(axis=1) - high
+    difference = jax.vmap(over_signs, in_axes=(0, None))(split(key, 2), signs).mean(axis=1) - high[None]
     return mean_features(difference[0] * difference[1])

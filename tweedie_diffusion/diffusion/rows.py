@@ -71,13 +71,12 @@ def normal(key: jax.Array, shape) -> jax.Array:
     return per_key(jax.random.normal, key, shape)
 
 
-def split(key: jax.Array, num: int) -> list[jax.Array]:
-    """`num` independent keys of the same kind (one, or [B] of them)."""
+def split(key: jax.Array, num: int) -> jax.Array:
+    """`num` independent keys of the same kind: [num], or [num, B] from [B] keys."""
     key = _typed(key)
     if key.ndim == 0:
-        return list(jax.random.split(key, num))
-    keys = jax.vmap(lambda k: jax.random.split(k, num))(key)
-    return [keys[:, i] for i in range(num)]
+        return jax.random.split(key, num)
+    return jax.vmap(lambda k: jax.random.split(k, num), out_axes=1)(key)
 
 
 def fold_in(key: jax.Array, data) -> jax.Array:
@@ -86,8 +85,3 @@ def fold_in(key: jax.Array, data) -> jax.Array:
     if key.ndim == 0:
         return jax.random.fold_in(key, data)
     return jax.vmap(lambda k: jax.random.fold_in(k, data))(key)
-
-
-def clone(key: jax.Array) -> jax.Array:
-    """The same key again, for noise that is shared on purpose."""
-    return jax.random.clone(_typed(key))

@@ -71,17 +71,14 @@ def normal(key: jax.Array, shape) -> jax.Array:
     return per_key(jax.random.normal, key, shape)
 
 
-def split(key: jax.Array, num: int) -> jax.Array:
-    """`num` independent keys of the same kind: [num], or [num, B] from [B] keys."""
-    key = _typed(key)
-    if key.ndim == 0:
-        return jax.random.split(key, num)
-    return jax.vmap(lambda k: jax.random.split(k, num), out_axes=1)(key)
-
-
 def fold_in(key: jax.Array, data) -> jax.Array:
     """`jax.random.fold_in` for one key or [B] keys."""
     key = _typed(key)
     if key.ndim == 0:
         return jax.random.fold_in(key, data)
     return jax.vmap(lambda k: jax.random.fold_in(k, data))(key)
+
+
+def split(key: jax.Array, num: int) -> jax.Array:
+    """`num` independent keys of the same kind: [num], or [num, B] from [B] keys."""
+    return jax.vmap(lambda i: fold_in(key, i))(jnp.arange(num))

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from tweedie_diffusion.diffusion.rows import as_rows, check_levels, expand, normal
+from tweedie_diffusion.diffusion.rows import as_rows, check_levels, expand, is_known, normal
 
 
 def add_noise(key: jax.Array, x_s: jax.Array, *, sigma_s, sigma_t) -> jax.Array:
@@ -44,11 +44,13 @@ def corrupt_example(key: jax.Array, index, x_0, *, sigma_tn) -> jax.Array:
         [...] float32.
 
     Raises:
-        ValueError: if sigma_tn < 0.
+        ValueError: if sigma_tn < 0, or the index is out of its range.
     """
     check_levels(0.0, sigma_tn, "sigma_tn must be >= 0")
+    if is_known(index) and not 0 <= index < 2**32:
+        raise ValueError(f"index must lie in [0, 2**32), where every example has noise of its own (got {index})")
     x_0 = jnp.asarray(x_0, jnp.float32)
-    return x_0 + jnp.float32(sigma_tn) * _unit_noise(key, index, x_0.shape)
+    return x_0 + jnp.float32(sigma_tn) * _unit_noise(key, jnp.asarray(index, jnp.uint32), x_0.shape)
 
 
 @partial(jax.jit, static_argnames="shape")

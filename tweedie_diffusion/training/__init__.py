@@ -1,0 +1,1 @@
+"""Floor 4: state, step, checkpoints, the loop."""

@@ -1,0 +1,213 @@
+"""Every setting of a run, with its default; config files change what they need."""
+
+import difflib
+import json
+import math
+
+from ml_collections import ConfigDict
+
+from tweedie_diffusion.data.errors import InputError
+
+NETWORKS = ("unet", "mlp")
+EMBEDDINGS = ("full", "clamped", "none")
+DTYPES = ("float32", "bfloat16")
+STEPS = ("euler", "heun", "ancestral", "midpoint", "corrected")
+
+
+def default_config() -> ConfigDict:
+    """All settings, locked: an unknown key is an error. Noise levels are in units of images in [-1, 1]."""
+    config = ConfigDict()
+    config.seed = 0  # of the weights, the order of the data and the noise of training
+    config.init_from = ""  # workdir of a run to start from: its weights, not its step
+    config.data = ConfigDict()
+    config.data.source = "digits"  # digits, mixture_2d, tfds:NAME, a folder, or a path to .npz or .npy
+    config.data.sigma_tn = 0.5  # noise of the training images
+    config.data.noisy_already = False  # True: the images carry that noise already, and none is added
+    config.data.clean_fraction = 0.0  # part of the images left clean, if noise is added
+    config.data.noise_seed = 0
+    config.data.held_out = 1 / 6  # part of the images never trained on
+    config.data.split_seed = 0  # which images these are
+    config.data.range = ()  # stored values that become −1 and 1; () infers them from the dtype
+    config.data.image_size = 0  # crop and resize clean images to this side; 0 keeps them
+    config.data.flip = False  # mirror half of the images
+    config.data.num_examples = 10_000  # of synthetic data
+    config.model = ConfigDict()
+    config.model.network = "unet"
+    config.model.channels = 128
+    config.model.channel_multipliers = (2, 2, 2)
+    config.model.blocks_per_resolution = 4
+    config.model.attention_resolutions = (16,)
+    config.model.dropout = 0.0
+    config.model.width = 128  # of the mlp
+    config.model.depth = 3  # of the mlp
+    config.model.class_conditional = False
+    config.model.embedding = "full"  # how the network learns of σ below the data's noise: full, clamped, none
+    config.model.dtype = "float32"  # of the computation; weights are float32
+    config.model.remat = False
+    config.training = ConfigDict()
+    config.training.steps = 1000
+    config.training.batch_size = 64
+    config.training.learning_rate = 1e-3
+    config.training.warmup_steps = 100
+    config.training.max_grad_norm = 1.0
+    config.training.ema_decay = 0.999
+    config.training.log_every = 50
+    config.training.save_every = 250
+    config.training.keep_checkpoints = 2
+    config.ambient = ConfigDict()
+    config.ambient.p_mean = -1.2  # the training law of ln σ, truncated at the data's noise (EDM, table 1)
+    config.ambient.p_std = 1.2
+    config.ambient.sigma_max = 80.0
+    config.ambient.weight_cap = 16.0  # of 1/a² (Ambient Omni)
+    config.ambient.near_fraction = 0.0  # part of the batch drawn log-uniform in [1.02, 2.5]·σ_tn
+    config.consistency = ConfigDict()
+    config.consistency.weight = 1.0  # 0 leaves the term out: ambient score matching alone
+    config.consistency.start = 200  # first step with the term
+    config.consistency.ramp_steps = 200  # from no weight to full weight
+    config.consistency.batch_fraction = 0.25
+    config.consistency.sigma_min = 0.05  # lowest level it reaches
+    config.consistency.anneal = 0.8  # part of the remaining training over which it goes down there
+    config.consistency.max_log_step = 0.3  # of ln σ between the two sides
+    config.consistency.step = "ancestral"
+    config.consistency.roll_steps = 3  # from the data's noise down to the upper side
+    config.consistency.ema_teacher = True  # False: gradient on both sides
+    config.consistency.antithetic = True
+    config.sampling = ConfigDict()
+    config.sampling.num_steps = 18
+    config.sampling.sigma_min = 0.02
+    config.sampling.sigma_max = 80.0
+    config.sampling.rho = 7.0
+    config.sampling.step = "heun"
+    config.evaluation = ConfigDict()
+    config.evaluation.sigmas = (0.05, 0.1, 0.2, 0.35, 0.5, 0.8, 1.5)
+    config.evaluation.num_images = 512
+    return config.lock()
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuse what cannot work, before anything is read or compiled.
+
+    Raises:
+        InputError: naming the key and the mend.
+    """
+    flat, known = flatten(config), flatten(default_config())
+    for key in flat:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise InputError(f"unknown config key {key!r}: did you mean {near[0]!r}?")
+    for key, default in known.items():
+        if key not in flat:
+            raise InputError(
+                f"config key {key!r} is missing: start from tweedie_diffusion.training.config.default_config"
+            )
+        _check_type(key, flat[key], default)
+    for key, (allowed, words) in _RULES.items():
+        if not allowed(flat[key]):
+            raise InputError(f"{key} must be {words} (got {flat[key]!r})")
+    if flat["sampling.sigma_min"] >= flat["sampling.sigma_max"]:
+        raise InputError("sampling.sigma_min must lie below sampling.sigma_max")
+    if flat["ambient.sigma_max"] <= flat["data.sigma_tn"]:
+        raise InputError("ambient.sigma_max must exceed data.sigma_tn: training happens above the data's noise")
+    if flat["data.noisy_already"] and flat["data.clean_fraction"]:
+        raise InputError(
+            "data.clean_fraction needs noise that is added here: state clean images as sigma_tn = 0 in an .npz"
+        )
+
+
+def flatten(config) -> dict[str, object]:
+    """{'data.sigma_tn': 0.5, …}."""
+    flat = {}
+    for key, value in config.items():
+        flat |= {f"{key}.{k}": v for k, v in flatten(value).items()} if isinstance(value, ConfigDict) else {key: value}
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON, one key a line."""
+    return json.dumps(flatten(config), indent=1) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config `to_json` wrote."""
+    config = default_config()
+    with config.unlocked():
+        config.update_from_flattened_dict(
+            {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        )
+    return config
+
+
+def difference(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """The keys whose values differ, as 'key: old -> new'."""
+    old, new = json.loads(to_json(old)), json.loads(to_json(new))
+    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+
+
+def _check_type(key, value, default):
+    """Same type as the default; a whole number may stand for a float."""
+    good = isinstance(value, type(default)) and (isinstance(value, bool) == isinstance(default, bool))
+    if isinstance(default, float):
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(default, tuple):
+        good = isinstance(value, tuple | list) and all(isinstance(v, int | float) for v in value)
+    if not good:
+        raise InputError(f"{key} must be of type {type(default).__name__} (got {value!r})")
+
+
+def _one_of(names):
+    return (lambda v: v in names), f"one of {', '.join(names)}"
+
+
+_positive = (lambda v: v > 0), "> 0"
+_not_negative = (lambda v: v >= 0), ">= 0"
+_share = (lambda v: 0 <= v <= 1), "between 0 and 1"
+_open_share = (lambda v: 0 < v < 1), "between 0 and 1, both excluded"
+_counts = (lambda v: len(v) > 0 and all(isinstance(n, int) and n > 0 for n in v)), "whole numbers > 0"
+_RULES = {
+    "seed": _not_negative,
+    "data.sigma_tn": ((lambda v: v >= 0), ">= 0, a standard deviation in units of [-1, 1]"),
+    "data.clean_fraction": _share,
+    "data.noise_seed": _not_negative,
+    "data.held_out": _open_share,
+    "data.split_seed": _not_negative,
+    "data.range": ((lambda v: len(v) in (0, 2)), "() or (low, high)"),
+    "data.image_size": _not_negative,
+    "data.num_examples": _positive,
+    "model.network": _one_of(NETWORKS),
+    "model.channels": _positive,
+    "model.channel_multipliers": _counts,
+    "model.blocks_per_resolution": _positive,
+    "model.dropout": ((lambda v: 0 <= v < 1), "in [0, 1)"),
+    "model.width": _positive,
+    "model.depth": _positive,
+    "model.embedding": _one_of(EMBEDDINGS),
+    "model.dtype": _one_of(DTYPES),
+    "training.steps": _positive,
+    "training.batch_size": _positive,
+    "training.learning_rate": _positive,
+    "training.warmup_steps": _not_negative,
+    "training.max_grad_norm": _positive,
+    "training.ema_decay": ((lambda v: 0 <= v < 1), "in [0, 1)"),
+    "training.log_every": _positive,
+    "training.save_every": _positive,
+    "training.keep_checkpoints": _positive,
+    "ambient.p_std": _positive,
+    "ambient.sigma_max": _positive,
+    "ambient.weight_cap": ((lambda v: v >= 1), ">= 1 (1 is plain ADSM)"),
+    "ambient.near_fraction": _share,
+    "consistency.weight": _not_negative,
+    "consistency.start": _not_negative,
+    "consistency.ramp_steps": _not_negative,
+    "consistency.batch_fraction": ((lambda v: 0 < v <= 1), "in (0, 1]"),
+    "consistency.sigma_min": _positive,
+    "consistency.anneal": _share,
+    "consistency.max_log_step": _positive,
+    "consistency.step": _one_of(STEPS),
+    "consistency.roll_steps": _positive,
+    "sampling.num_steps": ((lambda v: v >= 2), ">= 2"),
+    "sampling.sigma_min": _positive,
+    "sampling.rho": _positive,
+    "sampling.step": _one_of(STEPS),
+    "evaluation.sigmas": ((lambda v: len(v) > 0 and all(s > 0 for s in v)), "noise levels > 0"),
+    "evaluation.num_images": _positive,
+}

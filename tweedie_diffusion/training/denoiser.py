@@ -1,0 +1,83 @@
+"""From settings to a network, and from a network and its weights to a denoiser."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.diffusion.types import DenoiseFn
+from tweedie_diffusion.models.mlp import MLP
+from tweedie_diffusion.models.preconditioning import blind_c_noise, clamped_c_noise, full_c_noise, precondition
+from tweedie_diffusion.models.unet import UNet, check_image_shape
+from tweedie_diffusion.training.facts import DataFacts
+
+Params = dict
+
+
+def build_network(model: ConfigDict, facts: DataFacts) -> nn.Module:
+    """The network of config.model for data of `facts`.
+
+    Raises:
+        InputError: if the data's shape does not suit the network, or classes are asked for and there are none.
+    """
+    if model.class_conditional and not facts.num_classes:
+        raise InputError("model.class_conditional needs labels, and the data has none: set it to False")
+    num_classes = facts.num_classes if model.class_conditional else 0
+    dtype = jnp.dtype(model.dtype)
+    if model.network == "mlp":
+        if len(facts.shape) != 1:
+            raise InputError(
+                f"the mlp takes vectors, and the data has shape {list(facts.shape)}: set model.network=unet"
+            )
+        return MLP(model.width, model.depth, num_classes, dtype)
+    try:
+        check_image_shape(facts.shape, len(model.channel_multipliers))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return UNet(
+        channels=model.channels,
+        channel_multipliers=tuple(model.channel_multipliers),
+        blocks_per_resolution=model.blocks_per_resolution,
+        attention_resolutions=tuple(model.attention_resolutions),
+        dropout=model.dropout,
+        num_classes=num_classes,
+        dtype=dtype,
+        remat=model.remat,
+    )
+
+
+def init_params(key: jax.Array, network: nn.Module, facts: DataFacts) -> Params:
+    """Fresh weights."""
+    return jax.jit(network.init)(key, jnp.zeros((1, *facts.shape)), jnp.zeros(1))["params"]
+
+
+# (params, labels [B] or None, dropout key or None) -> denoiser
+MakeDenoise = Callable[..., DenoiseFn]
+
+
+def denoiser_maker(network: nn.Module, model: ConfigDict, facts: DataFacts) -> MakeDenoise:
+    """A function (params, *, labels=None, dropout_key=None) -> denoise.
+
+    Labels outside [0, num_classes) mean "no class"; networks without classes ignore labels. Without a dropout key
+    the network is deterministic.
+    """
+    lowest = facts.sigma_tn_min
+    c_noise_fn = {
+        "full": full_c_noise,
+        "clamped": clamped_c_noise(lowest) if lowest > 0 else full_c_noise,
+        "none": blind_c_noise,
+    }[model.embedding]
+
+    def make(params: Params, *, labels: jax.Array | None = None, dropout_key: jax.Array | None = None) -> DenoiseFn:
+        if not model.class_conditional:
+            labels = None
+        elif labels is not None:
+            labels = jnp.where((labels >= 0) & (labels < facts.num_classes), labels, facts.num_classes)
+        options = {} if dropout_key is None else {"train": True, "rngs": {"dropout": dropout_key}}
+        network_fn = lambda x, c_noise: network.apply({"params": params}, x, c_noise, labels, **options)
+        return precondition(network_fn, sigma_data=facts.sigma_data, c_noise_fn=c_noise_fn)
+
+    return make

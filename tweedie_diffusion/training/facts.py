@@ -1,0 +1,55 @@
+"""What a run knows of its data: enough to build its model and to hand images back in their own range."""
+
+import dataclasses
+import json
+
+from tweedie_diffusion.data.noisy import Dataset
+from tweedie_diffusion.data.scaling import Scaling
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """Saved beside the weights.
+
+    Attributes:
+        shape: of one example.
+        sigma_data: standard deviation of the clean data in [-1, 1] units, estimated from noisy data.
+        sigma_tn_min, sigma_tn_max: lowest and highest noise of the training examples.
+        num_classes: 0 without labels.
+        scaling: from the data's own range to [-1, 1].
+        num_train, num_held_out: examples.
+    """
+
+    shape: tuple[int, ...]
+    sigma_data: float
+    sigma_tn_min: float
+    sigma_tn_max: float
+    num_classes: int
+    scaling: Scaling
+    num_train: int
+    num_held_out: int
+
+    def to_json(self) -> str:
+        """As JSON, one field a line."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "DataFacts":
+        """What `to_json` wrote."""
+        fields = json.loads(text)
+        return DataFacts(**fields | {"shape": tuple(fields["shape"]), "scaling": Scaling(**fields["scaling"])})
+
+
+def facts_of(dataset: Dataset) -> DataFacts:
+    """The facts of an opened data set."""
+    levels = dataset.train.sigma_tn
+    return DataFacts(
+        shape=tuple(dataset.images.shape),
+        sigma_data=dataset.sigma_data,
+        sigma_tn_min=float(levels.min()),
+        sigma_tn_max=float(levels.max()),
+        num_classes=dataset.images.num_classes,
+        scaling=dataset.images.scaling,
+        num_train=len(dataset.train),
+        num_held_out=len(dataset.held_out),
+    )

@@ -1,0 +1,120 @@
+"""The training objective: ambient score matching above the data's noise, consistency below it."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, edm_weight
+from tweedie_diffusion.diffusion.noise_levels import log_normal_sigma
+from tweedie_diffusion.diffusion.reverse_steps import (
+    ancestral_step,
+    corrected_step,
+    euler_step,
+    heun_step,
+    midpoint_step,
+)
+from tweedie_diffusion.diffusion.sampling import carry_down
+from tweedie_diffusion.diffusion.types import DenoiseFn
+
+REVERSE_STEPS = {
+    "euler": euler_step,
+    "heun": heun_step,
+    "ancestral": ancestral_step,
+    "midpoint": midpoint_step,
+    "corrected": corrected_step,
+}
+
+
+def ambient_term(key, denoise: DenoiseFn, x_tn, sigma_tn, *, ambient: ConfigDict, sigma_data: float) -> jax.Array:
+    """mean λ(σ_t)·ambient_loss, σ_t log-normal above each image's σ_tn; the first `near_fraction` of the rows of noisy
+    images log-uniform in [1.02, 2.5]·σ_tn, where everything below the data's noise takes its start.
+    """
+    key_law, key_near, key_loss = jax.random.split(key, 3)
+    batch = x_tn.shape[0]
+    sigma_t = log_normal_sigma(
+        key_law, (batch,), p_mean=ambient.p_mean, p_std=ambient.p_std, sigma_min=sigma_tn, sigma_max=ambient.sigma_max
+    )
+    near = sigma_tn * 1.02 * (2.5 / 1.02) ** jax.random.uniform(key_near, (batch,))
+    is_near = (jnp.arange(batch) < ambient.near_fraction * batch) & (sigma_tn > 0)
+    sigma_t = jnp.where(is_near, near, sigma_t)
+    loss = ambient_loss(key_loss, denoise, x_tn, sigma_tn=sigma_tn, sigma_t=sigma_t, weight_cap=ambient.weight_cap)
+    return jnp.mean(edm_weight(sigma_t, sigma_data=sigma_data) * loss)
+
+
+def consistency_levels(key, sigma_tn, front, *, max_log_step: float) -> tuple[jax.Array, jax.Array]:
+    """Pairs σ_s < σ_t with front <= σ_s, σ_t <= σ_tn: σ_s log-uniform, ln(σ_t/σ_s) uniform in [.3, 1]·max_log_step.
+
+    Both sides lie anywhere below the data's noise, as theorem 3.3 of arXiv:2404.10177 needs.
+    """
+    key_s, key_step = jax.random.split(key)
+    sigma_s = sigma_tn * (front / sigma_tn) ** jax.random.uniform(key_s, sigma_tn.shape)
+    log_step = max_log_step * jax.random.uniform(key_step, sigma_tn.shape, minval=0.3)
+    return jnp.minimum(sigma_s * jnp.exp(log_step), sigma_tn), sigma_s
+
+
+def consistency_term(
+    key, denoise: DenoiseFn, teacher: DenoiseFn, x_tn, sigma_tn, progress, *, consistency: ConfigDict, sigma_data: float
+) -> jax.Array:
+    """mean λ(σ_t)·consistency_loss, at x_t rolled down from real images by the teacher's reverse process.
+
+    `progress` in [0, 1] lowers the front, the lowest level used, from σ_tn to `sigma_min`: each level learns from
+    the one above it once that has settled. Images with less noise than `sigma_min` are left out.
+    """
+    key_levels, key_roll, key_loss = jax.random.split(key, 3)
+    used = sigma_tn > consistency.sigma_min
+    sigma_tn = jnp.where(used, sigma_tn, 1.0)
+    front = sigma_tn * (consistency.sigma_min / sigma_tn) ** jnp.maximum(progress, 0.02)
+    sigma_t, sigma_s = consistency_levels(key_levels, sigma_tn, front, max_log_step=consistency.max_log_step)
+    rolls = jnp.arange(consistency.roll_steps + 1)[:, None] / consistency.roll_steps
+    grid = sigma_tn[None] * (sigma_t / sigma_tn)[None] ** rolls
+    step = REVERSE_STEPS[consistency.step]
+    x_t = jax.lax.stop_gradient(carry_down(key_roll, teacher, x_tn, grid, step=step))
+    loss = consistency_loss(
+        key_loss,
+        denoise,
+        x_t,
+        sigma_t=sigma_t,
+        sigma_s=sigma_s,
+        step=step,
+        teacher=teacher if consistency.ema_teacher else None,
+        antithetic=consistency.antithetic,
+    )
+    return jnp.mean(jnp.where(used, edm_weight(sigma_t, sigma_data=sigma_data) * loss, 0.0))
+
+
+def make_objective(config: ConfigDict, make_denoise, sigma_data: float, *, with_consistency: bool):
+    """The objective (params, teacher_params, key, batch, step) -> (loss, {name: scalar}).
+
+    Before `consistency.start` the loop uses the one without the term, which costs half as much and compiles sooner
+    (a `lax.cond` in the step would keep XLA on a CPU from using all cores inside it: 30 times slower).
+    """
+    consistency = config.consistency
+    rows = max(round(consistency.batch_fraction * config.training.batch_size), 1)
+
+    def objective(params, teacher_params, key, batch, step):
+        key_ambient, key_dropout, key_consistency = jax.random.split(key, 3)
+        x_tn, sigma_tn, label = batch["x_tn"], batch["sigma_tn"], batch["label"]
+        dropout_key = key_dropout if config.model.dropout else None
+        denoise = make_denoise(params, labels=label, dropout_key=dropout_key)
+        ambient = ambient_term(key_ambient, denoise, x_tn, sigma_tn, ambient=config.ambient, sigma_data=sigma_data)
+        if not with_consistency:
+            return ambient, {"loss": ambient, "ambient_loss": ambient}
+
+        chosen = jnp.arange(rows) * x_tn.shape[0] // rows  # spread evenly, so that every device has its share
+        since = step - consistency.start
+        left = max(consistency.anneal * (config.training.steps - consistency.start), 1.0)
+        value = consistency_term(
+            key_consistency,
+            make_denoise(params, labels=label[chosen]),  # without dropout: both draws must see one network
+            make_denoise(teacher_params, labels=label[chosen]),
+            x_tn[chosen],
+            sigma_tn[chosen],
+            jnp.clip(since / left, 0.0, 1.0),
+            consistency=consistency,
+            sigma_data=sigma_data,
+        )
+        ramp = jnp.clip((since + 1) / max(consistency.ramp_steps, 1), 0.0, 1.0)
+        loss = ambient + consistency.weight * ramp * value
+        return loss, {"loss": loss, "ambient_loss": ambient, "consistency_loss": value}
+
+    return objective

@@ -7,7 +7,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tweedie_diffusion.training.step import TrainState
+from tweedie_diffusion.training.step import TrainState, make_mesh
 
 
 class Checkpoints:
@@ -37,10 +37,19 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
-        """The state saved at `step`, of the structure of `like`, on every device of `mesh`."""
+        """The state saved at `step`, of the structure of `like` (arrays or shapes), on every device of `mesh`."""
         replicated = NamedSharding(mesh, PartitionSpec())
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), like)
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+
+
+def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
+    """The newest state of a workdir, None if it has none."""
+    if not directory(workdir).is_dir():
+        return None
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.latest_step()
+        return None if step is None else checkpoints.restore(step, like, make_mesh())
 
 
 def directory(workdir: Path) -> Path:

@@ -1,0 +1,173 @@
+"""Train, and resume by the same call."""
+
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.noisy import Dataset, NoiseModel, open_dataset
+from tweedie_diffusion.data.pipeline import batches
+from tweedie_diffusion.data.sources import open_images
+from tweedie_diffusion.training.checkpoints import Checkpoints
+from tweedie_diffusion.training.config import check_config
+from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
+from tweedie_diffusion.training.facts import facts_of
+from tweedie_diffusion.training.metrics import Metrics
+from tweedie_diffusion.training.objective import make_objective
+from tweedie_diffusion.training.results import held_out_curve, write_results
+from tweedie_diffusion.training.step import TrainState, init_state, make_mesh, make_optimizer, make_train_step
+from tweedie_diffusion.training.trained import TrainedModel, load_run
+from tweedie_diffusion.training.workdir import check_workdir, open_workdir
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and its state is saved."""
+
+
+def open_data(data: ConfigDict) -> Dataset:
+    """The data set of config.data.
+
+    Raises:
+        InputError: if it cannot be used.
+    """
+    images = open_images(
+        data.source,
+        value_range=tuple(data.range) or None,
+        image_size=data.image_size,
+        clean=not data.noisy_already,
+        seed=data.split_seed,
+        num_examples=data.num_examples,
+    )
+    noise = NoiseModel(data.sigma_tn, data.noisy_already, data.clean_fraction, data.noise_seed)
+    return open_dataset(images, noise, held_out=data.held_out, split_seed=data.split_seed)
+
+
+def train(config: ConfigDict, workdir: Path) -> bool:
+    """Train the model of `config` in `workdir`, going on from its newest checkpoint, and write the results.
+
+    Args:
+        config: of `default_config`.
+        workdir: created if it does not exist.
+
+    Returns:
+        False if the run was finished already.
+
+    Raises:
+        InputError: for anything the person must mend; nothing is overwritten then.
+        Stopped: on SIGINT or SIGTERM, once the state is saved.
+    """
+    check_config(config)
+    check_workdir(workdir, config)
+    mesh = make_mesh()
+    if config.training.batch_size % mesh.size:
+        raise InputError(
+            f"training.batch_size={config.training.batch_size} cannot be split over {mesh.size} devices: "
+            f"use a multiple of {mesh.size}"
+        )
+    dataset = open_data(config.data)
+    facts = facts_of(dataset)
+    network = build_network(config.model, facts)
+    make_denoise = denoiser_maker(network, config.model, facts)
+    open_workdir(workdir, config, facts)
+
+    optimizer = make_optimizer(config.training)
+    with Checkpoints(workdir, keep=config.training.keep_checkpoints) as checkpoints:
+        fresh = lambda: init_state(_first_params(config, network, facts), optimizer)
+        newest = checkpoints.latest_step()
+        if newest == config.training.steps and (workdir / "denoising_curve.json").is_file():
+            return False
+        if newest is None:
+            state = jax.device_put(fresh(), NamedSharding(mesh, PartitionSpec()))
+        else:
+            state = checkpoints.restore(newest, jax.eval_shape(fresh), mesh)
+        model = TrainedModel(config, facts, make_denoise, state.ema_params)
+        state = _run(state, config, workdir, dataset, model, checkpoints, optimizer, mesh)
+    write_results(workdir, model.with_params(state.ema_params), dataset)
+    return True
+
+
+def _first_params(config, network, facts):
+    """Fresh weights, or those of the run in config.init_from."""
+    fresh = lambda: init_params(jax.random.key(config.seed), network, facts)
+    if not config.init_from:
+        return fresh()
+    try:
+        params = load_run(config.init_from).params
+    except FileNotFoundError as error:
+        raise InputError(f"init_from: {error}") from error
+    expected = jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(fresh))
+    if jax.tree.map(lambda x: (x.shape, x.dtype), params) != expected:
+        raise InputError(
+            f"the network of {config.init_from} has another shape: use its config.model and kind of images"
+        )
+    return jax.tree.map(np.asarray, params)
+
+
+def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimizer, mesh) -> TrainState:
+    """The steps that are left."""
+    training, first = config.training, int(state.step)
+    step_of = lambda with_consistency: make_train_step(
+        make_objective(config, model.make_denoise, model.facts.sigma_data, with_consistency=with_consistency),
+        optimizer,
+        ema_decay=training.ema_decay,
+        seed=config.seed,
+        mesh=mesh,
+    )
+    ambient_step, full_step = step_of(False), step_of(True)
+    start = config.consistency.start if config.consistency.weight else training.steps
+    data = batches(dataset.train, batch_size=training.batch_size, seed=config.seed, start=first, flip=config.data.flip)
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    with (
+        Metrics(workdir, start=first, total=training.steps, batch_size=training.batch_size) as metrics,
+        _stop_requests() as stop_requested,
+    ):
+        for step in range(first, training.steps):
+            if step in (first, start):
+                metrics.say(f"step {step}: compiling" + (" the consistency term" if step >= start else ""))
+            batch = jax.device_put(next(data), sharding)
+            state, scalars = (full_step if step >= start else ambient_step)(state, batch)
+            metrics.advance()
+            done = step + 1
+            if done % training.log_every == 0 or done == training.steps:
+                _log(metrics, done, scalars)
+            if done % training.save_every == 0 or done == training.steps or stop_requested():
+                checkpoints.save(state)
+            if stop_requested():
+                raise Stopped(f"stopped at step {done} of {training.steps}, which is saved")
+            if done % training.save_every == 0 and done < training.steps:
+                curve = held_out_curve(model.with_params(state.ema_params), dataset)
+                named = zip(curve["sigma"], curve["relative_mse"], strict=True)
+                metrics.write(done, {f"held_out_mse/{sigma:g}": mse for sigma, mse in named})
+    return state
+
+
+def _log(metrics: Metrics, step: int, scalars):
+    values = {name: float(value) for name, value in scalars.items()}
+    if not np.isfinite(values["loss"]):
+        raise InputError(
+            f"the loss is {values['loss']} at step {step}: lower training.learning_rate or consistency.weight"
+        )
+    metrics.log(step, values)
+
+
+@contextmanager
+def _stop_requests():
+    """A function that tells whether SIGINT or SIGTERM has come; a second one interrupts at once."""
+    received = []
+
+    def on_signal(number, frame):
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

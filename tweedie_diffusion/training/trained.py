@@ -1,0 +1,161 @@
+"""A trained model: denoise, sample, and draw from the posterior, in [-1, 1] units."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
+from tweedie_diffusion.diffusion.sampling import reverse_process
+from tweedie_diffusion.training.checkpoints import restore_latest
+from tweedie_diffusion.training.config import from_json
+from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
+from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.objective import REVERSE_STEPS
+from tweedie_diffusion.training.step import init_state, make_optimizer
+
+BATCH = 64  # images a call: one shape, so one compilation, whatever is asked for
+
+
+@dataclasses.dataclass
+class TrainedModel:
+    """Weights and what they need to be used.
+
+    Attributes:
+        config: of the run.
+        facts: of its data.
+        make_denoise: (params, labels=...) -> denoiser.
+        params: the EMA weights.
+    """
+
+    config: ConfigDict
+    facts: DataFacts
+    make_denoise: MakeDenoise
+    params: dict
+
+    def __post_init__(self):
+        # The weights are arguments of what is compiled, so that new weights need no new compilation.
+        def reverse(params, keys, x_init, sigmas, labels, step):
+            denoise = self.make_denoise(params, labels=labels)
+            return reverse_process(keys, denoise, x_init, sigmas, step=REVERSE_STEPS[step])
+
+        self._compiled_reverse = jax.jit(reverse, static_argnames="step")
+        self._compiled_denoise = jax.jit(
+            lambda params, x_t, sigma, labels: self.make_denoise(params, labels=labels)(x_t, sigma)
+        )
+
+    def with_params(self, params) -> "TrainedModel":
+        """The same model with other weights, sharing what is compiled."""
+        other = copy.copy(self)
+        other.params = params
+        return other
+
+    def denoise(self, x_t: jax.Array, sigma, labels=None) -> jax.Array:
+        """E[x_0 | x_t]: x_t [B, ...], sigma float or [B], labels [B] or None -> [B, ...]. Compiled once a shape."""
+        if x_t.shape[1:] != self.facts.shape:
+            raise ValueError(f"the model takes images {list(self.facts.shape)} (got {list(x_t.shape[1:])})")
+        return self._compiled_denoise(
+            self.params, jnp.asarray(x_t, jnp.float32), jnp.asarray(sigma, jnp.float32), labels
+        )
+
+    def sample(
+        self, indices, *, seed: int = 0, truncated: bool = False, num_steps: int = 0, step: str = "", label: int = -1
+    ) -> np.ndarray:
+        """Samples number `indices` of a seed: sample i depends on (seed, i) alone.
+
+        Args:
+            indices: [N] numbers >= 0.
+            seed: of the noise.
+            truncated: stop at the noise of the data and return E[x_0 | x_tn] there, instead of going down to
+                sampling.sigma_min: smoother images, from the levels where training is exact.
+            num_steps, step: instead of the config's.
+            label: class, −1 for none.
+
+        Returns:
+            [N, ...] float32.
+        """
+        sampling = self.config.sampling
+        lowest = self.facts.sigma_tn_max if truncated else sampling.sigma_min
+        if lowest <= 0:
+            raise InputError("the training images have no noise to stop at: sample in full mode")
+        sigmas = karras_sigmas(
+            num_steps or sampling.num_steps, sigma_min=lowest, sigma_max=sampling.sigma_max, rho=sampling.rho
+        )
+        return self._in_batches(
+            lambda keys, rows: sigmas[0] * jax.vmap(lambda k: jax.random.normal(k, self.facts.shape))(keys),
+            lambda rows: sigmas,
+            np.asarray(indices),
+            seed,
+            step or sampling.step,
+            label,
+        )
+
+    def posterior_sample(self, x_t: np.ndarray, sigma: np.ndarray, draw: int, *, seed: int = 0) -> np.ndarray:
+        """One sample a row of p(x_0 | x_t): the stochastic midpoint process from each row's own level down.
+
+        Args:
+            x_t: [N, ...].
+            sigma: [N] levels, above sampling.sigma_min.
+            draw: the number of the sample; row n's depends on (seed, draw, n).
+            seed: of the noise.
+
+        Returns:
+            [N, ...] float32.
+        """
+        x_t, sigma = np.asarray(x_t, np.float32), np.asarray(sigma, np.float32)
+        sampling = self.config.sampling
+        lowest = np.minimum(sampling.sigma_min, sigma / 2)
+        grid = lambda rows: karras_sigmas(
+            sampling.num_steps, sigma_min=lowest[rows], sigma_max=sigma[rows], rho=sampling.rho
+        )
+        seed_key = jax.random.fold_in(jax.random.key(seed), draw)
+        return self._in_batches(lambda keys, rows: x_t[rows], grid, np.arange(len(x_t)), seed_key, "midpoint", -1)
+
+    def _in_batches(self, start, grid, indices, seed, step, label):
+        """The reverse process from start(keys, rows) along grid(rows), BATCH rows at a time."""
+        base = jax.random.key(seed) if isinstance(seed, int) else seed
+        labels = jnp.full(BATCH, label) if self.config.model.class_conditional else None
+        parts = []
+        for first in range(0, len(indices), BATCH):
+            rows = indices[np.minimum(np.arange(first, first + BATCH), len(indices) - 1)]
+            keys = jax.vmap(lambda i: jax.random.fold_in(base, i))(rows)
+            start_keys, step_keys = (jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(keys) for n in range(2))
+            sigmas = jnp.asarray(grid(rows))
+            sigmas = sigmas if sigmas.ndim == 2 else jnp.broadcast_to(sigmas[:, None], (len(sigmas), BATCH))
+            x = self._compiled_reverse(self.params, step_keys, start(start_keys, rows), sigmas, labels, step)
+            parts.append(np.asarray(x)[: len(indices) - first])
+        return np.concatenate(parts)
+
+    def denoise_all(self, x_t: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """`denoise` on any number of images [N, ...] with levels [N]."""
+        parts = []
+        for first in range(0, len(x_t), BATCH):
+            rows = np.minimum(np.arange(first, first + BATCH), len(x_t) - 1)
+            parts.append(np.asarray(self.denoise(x_t[rows], sigma[rows]))[: len(x_t) - first])
+        return np.concatenate(parts)
+
+
+def load_run(workdir) -> TrainedModel:
+    """The model of a workdir, with the EMA weights of its newest checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is no run, or no checkpoint yet.
+    """
+    workdir = Path(workdir).expanduser()
+    if not (workdir / "config.json").is_file():
+        raise FileNotFoundError(f"there is no run in {workdir}: train one with python -m tweedie_diffusion.main")
+    config = from_json((workdir / "config.json").read_text())
+    facts = DataFacts.from_json((workdir / "data.json").read_text())
+    network = build_network(config.model, facts)
+    shapes = jax.eval_shape(
+        lambda: init_state(init_params(jax.random.key(0), network, facts), make_optimizer(config.training))
+    )
+    state = restore_latest(workdir, shapes)
+    if state is None:
+        raise FileNotFoundError(f"the run in {workdir} has no checkpoint yet: run its command again")
+    return TrainedModel(config, facts, denoiser_maker(network, config.model, facts), state.ema_params)

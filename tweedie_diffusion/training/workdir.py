@@ -1,0 +1,64 @@
+"""What a workdir holds, and whether it may be used."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.training.config import difference, from_json, to_json
+from tweedie_diffusion.training.facts import DataFacts
+
+# config.json        every setting
+# data.json          what is known of the data
+# checkpoints/       states of training
+# metrics.jsonl      and tensorboard/: scalars
+# denoising_curve.*  samples*.png  denoised.png  held_out_noisy.npz: written when training ends
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Refuse a workdir that holds another run, before anything is written.
+
+    Raises:
+        InputError: naming the settings that differ.
+    """
+    saved = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir} is a file: choose a directory for --workdir")
+    if not saved.is_file():
+        if (workdir / "checkpoints").exists():
+            raise InputError(f"{workdir} has checkpoints but no config.json: choose another --workdir")
+        return
+    try:
+        changed = difference(from_json(saved.read_text()), config)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{saved} cannot be read ({error}): choose another --workdir") from error
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise InputError(
+            f"{workdir} holds a run with other settings ({', '.join(changed[:3])}{more}): choose another --workdir"
+        )
+
+
+def open_workdir(workdir: Path, config: ConfigDict, facts: DataFacts) -> None:
+    """Create the workdir with its config and facts, or check that the data is still the one it began with.
+
+    Raises:
+        InputError: if the directory cannot be written, or the data changed.
+    """
+    saved = workdir / "data.json"
+    if saved.is_file() and json.loads(saved.read_text()) != json.loads(facts.to_json()):
+        raise InputError(f"the data is not what the run in {workdir} began with ({saved}): choose another --workdir")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        saved.write_text(facts.to_json())
+        (workdir / "config.json").write_text(to_json(config))
+    except OSError as error:
+        raise InputError(f"{workdir} cannot be written ({error.strerror}): choose another --workdir") from error
+
+
+def write_curve(workdir: Path, curve: dict[str, np.ndarray]) -> None:
+    """The denoising curve as JSON."""
+    text = json.dumps({name: [round(float(v), 6) for v in values] for name, values in curve.items()}, indent=1)
+    (workdir / "denoising_curve.json").write_text(text + "\n")

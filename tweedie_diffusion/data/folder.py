@@ -41,13 +41,14 @@ def open_folder(path: Path, *, value_range=None, image_size: int = 0, clean: boo
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise InputError(f"{errors[0]}{more}: remove or replace it")
-    odd = next((i for i, k in enumerate(kinds) if k != kinds[0]), None)
+    good = [k for k in kinds if not isinstance(k, InputError)]
+    odd = next((i for i, k in enumerate(good) if k != good[0]), None)
     if odd is not None:
         raise InputError(
-            f"{files[odd]} is {_words(kinds[odd])} but {files[0]} is {_words(kinds[0])}: images must be of one kind"
+            f"{files[odd]} is {_words(good[odd])} but {files[0]} is {_words(good[0])}: images must be of one kind"
             + (" (data.image_size makes clean images one size)" if clean and not image_size else "")
         )
-    shape, dtype = kinds[0]
+    shape, dtype = good[0]
     scaling = infer_scaling(dtype, value_range, bounded=True)
     return Images(read, len(files), shape, scaling, names=[str(f.relative_to(path)) for f in files])
 

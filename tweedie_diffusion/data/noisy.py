@@ -33,7 +33,7 @@ class NoiseModel:
     def levels(self, images: Images) -> np.ndarray:
         """[count] float32: σ_tn of every image, 0 for a clean one."""
         if self.present and images.sigma_tn is not None:
-            return images.scaling.level_to_unit(images.sigma_tn)
+            return images.sigma_tn
         levels = np.full(images.count, self.sigma_tn, np.float32)
         levels[shuffled(images.count, self.seed)[: round(self.clean_fraction * images.count)]] = 0.0
         return levels
@@ -57,10 +57,10 @@ class NoisyImages:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        index = self._indices[i]
-        label = self._images.read_label(index) if self._images.read_label else -1
-        return {"x_tn": self._x_tn(i), "sigma_tn": self._levels[index], "label": np.int32(label)}
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
+        stored_index = int(self._indices[index])
+        label = self._images.read_label(stored_index) if self._images.read_label else -1
+        return {"x_tn": self._x_tn(index), "sigma_tn": self._levels[stored_index], "label": np.asarray(label, np.int32)}
 
     @property
     def sigma_tn(self) -> np.ndarray:
@@ -70,7 +70,7 @@ class NoisyImages:
     def _x_tn(self, i):
         if self._cache is not None and self._cached[i]:
             return self._cache[i]
-        index = self._indices[i]
+        index = int(self._indices[i])
         x_tn = self._images.scaling.to_unit(self._images.read(index))
         if self._corrupt is not None:
             x_tn = self._corrupt(index, x_tn, self._levels[index])

@@ -1,6 +1,7 @@
 """Batches as a pure function of the step: nothing to save, and a resumed run sees what it would have seen."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import grain
 import numpy as np
@@ -22,7 +23,7 @@ def batches(
         start: the number of the first batch.
         flip: mirror half of the images left to right; white noise stays white.
     """
-    ordered = grain.MapDataset.source(noisy).seed(seed).shuffle().repeat()
+    ordered = grain.MapDataset.source(cast(Any, noisy)).seed(seed).shuffle().repeat()
     if flip:
         ordered = ordered.random_map(_flip_half)
     batched = ordered.batch(batch_size)

@@ -36,10 +36,6 @@ class Scaling:
             stored = np.clip(np.rint(stored), limits.min, limits.max)
         return stored.astype(self.dtype)
 
-    def level_to_unit(self, sigma) -> np.ndarray:
-        """A noise level in stored units to one in [-1, 1] units."""
-        return np.asarray(sigma, np.float32) * np.float32(2 / self._span)
-
     @property
     def _span(self):
         return self.high - self.low

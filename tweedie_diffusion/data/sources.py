@@ -4,6 +4,7 @@ import dataclasses
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class Images:
         scaling: between stored values and [-1, 1].
         num_classes: 0, or how many classes `read_label` may return.
         read_label: index -> class, or None without classes.
-        sigma_tn: [count] noise levels in stored units when the source itself states them, or None.
+        sigma_tn: [count] noise levels in [-1, 1] units when the source itself states them, or None.
         oracle: the exact denoiser, for synthetic data whose law is known.
         names: [count] file names, or None.
     """
@@ -119,6 +120,16 @@ def pick_images(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
     return stored[..., None] if stored.ndim == 3 else stored
 
 
+def read_levels(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray | None:
+    """`sigma_tn` [count] of an .npz, float32, or None if it states none."""
+    if "sigma_tn" not in arrays:
+        return None
+    levels = np.asarray(arrays["sigma_tn"])
+    if levels.shape != (count,) or levels.dtype.kind not in "uif" or not (np.isfinite(levels) & (levels >= 0)).all():
+        raise InputError(f"{path}: sigma_tn must be [{count}] noise levels >= 0, one an image")
+    return levels.astype(np.float32)
+
+
 def check_values(stored: np.ndarray, scaling: Scaling, what: str, *, clean: bool) -> None:
     """Raise InputError for NaN, infinity, or clean values outside the range of `scaling`."""
     bad = ~np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
@@ -138,12 +149,9 @@ def check_values(stored: np.ndarray, scaling: Scaling, what: str, *, clean: bool
 def _digits():
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    return in_memory(
-        bunch.images.astype(np.float32)[..., None],
-        Scaling(0.0, 16.0, "float32"),
-        labels=bunch.target,
-    )
+    bunch: Any = load_digits()
+    stored = bunch.images.astype(np.float32)[..., None]
+    return in_memory(stored, Scaling(0.0, 16.0, "float32"), labels=bunch.target)
 
 
 def _mixture_2d(count, seed):
@@ -172,10 +180,7 @@ def _open_arrays(path, value_range, image_size, clean):
     labels = _aligned(arrays, ("labels", "train_labels"), len(stored), path)
     if labels is not None and (labels.dtype.kind not in "ui" or labels.ndim != 1 or labels.min() < 0):
         raise InputError(f"{path}: labels must be whole numbers >= 0, one an image")
-    sigma_tn = _aligned(arrays, ("sigma_tn",), len(stored), path)
-    if sigma_tn is not None and not (sigma_tn.ndim == 1 and np.isfinite(sigma_tn).all() and (sigma_tn >= 0).all()):
-        raise InputError(f"{path}: sigma_tn must be one noise level >= 0 an image")
-    return in_memory(stored, scaling, labels=labels, sigma_tn=sigma_tn)
+    return in_memory(stored, scaling, labels=labels, sigma_tn=read_levels(arrays, len(stored), path))
 
 
 def _aligned(arrays, names, count, path):

@@ -1,5 +1,7 @@
 """TFDS data sets through `data_source`: random access, without TensorFlow, and never a hidden download."""
 
+from typing import Any
+
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
@@ -17,7 +19,7 @@ def open_tfds(name: str, *, value_range=None, image_size: int = 0) -> Images:
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, file_format="array_record")
+        builder: Any = tfds.builder(name, file_format="array_record")
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise InputError(f"TFDS cannot open {name!r}: {str(error).strip().splitlines()[0]}") from error
     if not builder.is_prepared():
@@ -26,7 +28,7 @@ def open_tfds(name: str, *, value_range=None, image_size: int = 0) -> Images:
             'or prepare it once, where TensorFlow is installed: python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\""
         )
-    records = builder.as_data_source("train")
+    records: Any = builder.as_data_source("train")
     if len(records) == 0 or "image" not in records[0]:
         raise InputError(f"TFDS data set {name!r} has no images in its train split")
 
@@ -36,8 +38,8 @@ def open_tfds(name: str, *, value_range=None, image_size: int = 0) -> Images:
 
     first = read(0)
     scaling = infer_scaling(first.dtype, value_range, bounded=True)
-    label = builder.info.features.get("label") if builder.info.features else None
-    if not isinstance(label, tfds.features.ClassLabel):
+    features: Any = builder.info.features
+    if "label" not in features or not features["label"].num_classes:
         return Images(read, len(records), first.shape, scaling)
     read_label = lambda i: int(records[i]["label"])
-    return Images(read, len(records), first.shape, scaling, label.num_classes, read_label)
+    return Images(read, len(records), first.shape, scaling, features["label"].num_classes, read_label)

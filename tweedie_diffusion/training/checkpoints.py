@@ -1,6 +1,7 @@
 """Checkpoints of the train state, by Orbax: arrays only, written beside the run, atomic."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -40,7 +41,8 @@ class Checkpoints:
         """The state saved at `step`, of the structure of `like` (arrays or shapes), on every device of `mesh`."""
         replicated = NamedSharding(mesh, PartitionSpec())
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        state: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        return state
 
 
 def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:

@@ -3,18 +3,20 @@
 import difflib
 import json
 import math
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from tweedie_diffusion.data.errors import InputError
 
+Config = Any  # a ConfigDict, whose attributes a type checker cannot know
 NETWORKS = ("unet", "mlp")
 EMBEDDINGS = ("full", "clamped", "none")
 DTYPES = ("float32", "bfloat16")
 STEPS = ("euler", "heun", "ancestral", "midpoint", "corrected")
 
 
-def default_config() -> ConfigDict:
+def default_config() -> Config:
     """All settings, locked: an unknown key is an error. Noise levels are in units of images in [-1, 1]."""
     config = ConfigDict()
     config.seed = 0  # of the weights, the order of the data and the noise of training
@@ -84,7 +86,7 @@ def default_config() -> ConfigDict:
     return config.lock()
 
 
-def check_config(config: ConfigDict) -> None:
+def check_config(config: Config) -> None:
     """Refuse what cannot work, before anything is read or compiled.
 
     Raises:
@@ -114,7 +116,7 @@ def check_config(config: ConfigDict) -> None:
         )
 
 
-def flatten(config) -> dict[str, object]:
+def flatten(config) -> dict[str, Any]:
     """{'data.sigma_tn': 0.5, …}."""
     flat = {}
     for key, value in config.items():
@@ -122,12 +124,12 @@ def flatten(config) -> dict[str, object]:
     return flat
 
 
-def to_json(config: ConfigDict) -> str:
+def to_json(config: Config) -> str:
     """The config as JSON, one key a line."""
     return json.dumps(flatten(config), indent=1) + "\n"
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str) -> Config:
     """The config `to_json` wrote."""
     config = default_config()
     with config.unlocked():
@@ -137,10 +139,11 @@ def from_json(text: str) -> ConfigDict:
     return config
 
 
-def difference(old: ConfigDict, new: ConfigDict) -> list[str]:
+def difference(old: Config, new: Config) -> list[str]:
     """The keys whose values differ, as 'key: old -> new'."""
-    old, new = json.loads(to_json(old)), json.loads(to_json(new))
-    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+    before, after = json.loads(to_json(old)), json.loads(to_json(new))
+    keys = sorted(before | after)
+    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in keys if before.get(k) != after.get(k)]
 
 
 def _check_type(key, value, default):

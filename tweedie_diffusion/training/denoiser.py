@@ -1,23 +1,24 @@
 """From settings to a network, and from a network and its weights to a denoiser."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.models.mlp import MLP
 from tweedie_diffusion.models.preconditioning import blind_c_noise, clamped_c_noise, full_c_noise, precondition
 from tweedie_diffusion.models.unet import UNet, check_image_shape
+from tweedie_diffusion.training.config import Config
 from tweedie_diffusion.training.facts import DataFacts
 
 Params = dict
 
 
-def build_network(model: ConfigDict, facts: DataFacts) -> nn.Module:
+def build_network(model: Config, facts: DataFacts) -> nn.Module:
     """The network of config.model for data of `facts`.
 
     Raises:
@@ -58,7 +59,7 @@ def init_params(key: jax.Array, network: nn.Module, facts: DataFacts) -> Params:
 MakeDenoise = Callable[..., DenoiseFn]
 
 
-def denoiser_maker(network: nn.Module, model: ConfigDict, facts: DataFacts) -> MakeDenoise:
+def denoiser_maker(network: nn.Module, model: Config, facts: DataFacts) -> MakeDenoise:
     """A function (params, *, labels=None, dropout_key=None) -> denoise.
 
     Labels outside [0, num_classes) mean "no class"; networks without classes ignore labels. Without a dropout key
@@ -77,7 +78,10 @@ def denoiser_maker(network: nn.Module, model: ConfigDict, facts: DataFacts) -> M
         elif labels is not None:
             labels = jnp.where((labels >= 0) & (labels < facts.num_classes), labels, facts.num_classes)
         options = {} if dropout_key is None else {"train": True, "rngs": {"dropout": dropout_key}}
-        network_fn = lambda x, c_noise: network.apply({"params": params}, x, c_noise, labels, **options)
+
+        def network_fn(x, c_noise) -> Any:
+            return network.apply({"params": params}, x, c_noise, labels, **options)
+
         return precondition(network_fn, sigma_data=facts.sigma_data, c_noise_fn=c_noise_fn)
 
     return make

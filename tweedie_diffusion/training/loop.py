@@ -7,14 +7,13 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset, NoiseModel, open_dataset
 from tweedie_diffusion.data.pipeline import batches
 from tweedie_diffusion.data.sources import open_images
 from tweedie_diffusion.training.checkpoints import Checkpoints
-from tweedie_diffusion.training.config import check_config
+from tweedie_diffusion.training.config import Config, check_config
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import facts_of
 from tweedie_diffusion.training.metrics import Metrics
@@ -25,11 +24,11 @@ from tweedie_diffusion.training.trained import TrainedModel, load_run
 from tweedie_diffusion.training.workdir import check_workdir, open_workdir
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818
     """Training was asked to stop, and its state is saved."""
 
 
-def open_data(data: ConfigDict) -> Dataset:
+def open_data(data: Config) -> Dataset:
     """The data set of config.data.
 
     Raises:
@@ -47,7 +46,7 @@ def open_data(data: ConfigDict) -> Dataset:
     return open_dataset(images, noise, held_out=data.held_out, split_seed=data.split_seed)
 
 
-def train(config: ConfigDict, workdir: Path) -> bool:
+def train(config: Config, workdir: Path) -> bool:
     """Train the model of `config` in `workdir`, going on from its newest checkpoint, and write the results.
 
     Args:

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, edm_weight
 from tweedie_diffusion.diffusion.noise_levels import log_normal_sigma
@@ -15,6 +14,7 @@ from tweedie_diffusion.diffusion.reverse_steps import (
 )
 from tweedie_diffusion.diffusion.sampling import carry_down
 from tweedie_diffusion.diffusion.types import DenoiseFn
+from tweedie_diffusion.training.config import Config
 
 REVERSE_STEPS = {
     "euler": euler_step,
@@ -25,7 +25,7 @@ REVERSE_STEPS = {
 }
 
 
-def ambient_term(key, denoise: DenoiseFn, x_tn, sigma_tn, *, ambient: ConfigDict, sigma_data: float) -> jax.Array:
+def ambient_term(key, denoise: DenoiseFn, x_tn, sigma_tn, *, ambient: Config, sigma_data: float) -> jax.Array:
     """mean λ(σ_t)·ambient_loss, σ_t log-normal above each image's σ_tn; the first `near_fraction` of the rows of noisy
     images log-uniform in [1.02, 2.5]·σ_tn, where everything below the data's noise takes its start.
     """
@@ -53,7 +53,7 @@ def consistency_levels(key, sigma_tn, front, *, max_log_step: float) -> tuple[ja
 
 
 def consistency_term(
-    key, denoise: DenoiseFn, teacher: DenoiseFn, x_tn, sigma_tn, progress, *, consistency: ConfigDict, sigma_data: float
+    key, denoise: DenoiseFn, teacher: DenoiseFn, x_tn, sigma_tn, progress, *, consistency: Config, sigma_data: float
 ) -> jax.Array:
     """mean λ(σ_t)·consistency_loss, at x_t rolled down from real images by the teacher's reverse process.
 
@@ -82,7 +82,7 @@ def consistency_term(
     return jnp.mean(jnp.where(used, edm_weight(sigma_t, sigma_data=sigma_data) * loss, 0.0))
 
 
-def make_objective(config: ConfigDict, make_denoise, sigma_data: float, *, with_consistency: bool):
+def make_objective(config: Config, make_denoise, sigma_data: float, *, with_consistency: bool):
     """The objective (params, teacher_params, key, batch, step) -> (loss, {name: scalar}).
 
     Before `consistency.start` the loop uses the one without the term, which costs half as much and compiles sooner

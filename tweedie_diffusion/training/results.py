@@ -54,7 +54,7 @@ def write_results(workdir: Path, model: TrainedModel, dataset: Dataset) -> dict[
     if noisy.any():
         rows = {"noisy": x_tn, "denoised": model.denoise_all(x_tn, sigma_tn)}
         if dataset.held_out_clean is not None:
-            rows["clean"] = np.stack([dataset.held_out_clean(i) for i in np.flatnonzero(noisy)])
+            rows["clean"] = np.stack([dataset.held_out_clean(i) for i in range(count) if noisy[i]])
         shown = STRIP if len(facts.shape) == 3 else None
         save_strip(workdir / "denoised.png", {name: x[:shown] for name, x in rows.items()})
         # Noisy floats in the data's units, not rounded or clipped: that would change their noise.

@@ -1,16 +1,18 @@
 """The train state, and the one jit-compiled step that advances it."""
 
+import dataclasses
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
+
+from tweedie_diffusion.training.config import Config
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """Arrays only: all that changes from step to step.
 
@@ -26,7 +28,7 @@ class TrainState:
     opt_state: Any
 
 
-def make_optimizer(training: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(training: Config) -> optax.GradientTransformation:
     """Adam with clipped gradients; the learning rate warms up linearly, then falls as a cosine to 0."""
     warmup = min(training.warmup_steps, training.steps - 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, training.learning_rate, warmup, training.steps)

@@ -7,13 +7,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.sampling import reverse_process
 from tweedie_diffusion.training.checkpoints import restore_latest
-from tweedie_diffusion.training.config import from_json
+from tweedie_diffusion.training.config import Config, from_json
 from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.objective import REVERSE_STEPS
@@ -33,7 +32,7 @@ class TrainedModel:
         params: the EMA weights.
     """
 
-    config: ConfigDict
+    config: Config
     facts: DataFacts
     make_denoise: MakeDenoise
     params: dict
@@ -136,7 +135,7 @@ class TrainedModel:
         parts = []
         for first in range(0, len(x_t), BATCH):
             rows = np.minimum(np.arange(first, first + BATCH), len(x_t) - 1)
-            parts.append(np.asarray(self.denoise(x_t[rows], sigma[rows]))[: len(x_t) - first])
+            parts.append(np.asarray(self.denoise(jnp.asarray(x_t[rows]), sigma[rows]))[: len(x_t) - first])
         return np.concatenate(parts)
 
 

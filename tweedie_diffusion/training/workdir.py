@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.training.config import difference, from_json, to_json
+from tweedie_diffusion.training.config import Config, difference, from_json, to_json
 from tweedie_diffusion.training.facts import DataFacts
 
 # config.json        every setting
@@ -17,7 +16,7 @@ from tweedie_diffusion.training.facts import DataFacts
 # denoising_curve.*  samples*.png  denoised.png  held_out_noisy.npz: written when training ends
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
+def check_workdir(workdir: Path, config: Config) -> None:
     """Refuse a workdir that holds another run, before anything is written.
 
     Raises:
@@ -41,7 +40,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def open_workdir(workdir: Path, config: ConfigDict, facts: DataFacts) -> None:
+def open_workdir(workdir: Path, config: Config, facts: DataFacts) -> None:
     """Create the workdir with its config and facts, or check that the data is still the one it began with.
 
     Raises:

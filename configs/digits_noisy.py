@@ -1,0 +1,37 @@
+"""8×8 digits of scikit-learn, seen only through noise of σ = 0.5."""
+
+from tweedie_diffusion.training.config import default_config
+
+
+def get_config(variant: str = ""):
+    config = default_config()
+    config.data.source = "digits"
+    config.data.sigma_tn = 0.5
+
+    config.model.network = "unet"
+    config.model.channels = 32
+    config.model.channel_multipliers = (1, 2)
+    config.model.blocks_per_resolution = 1
+    config.model.attention_resolutions = ()
+
+    config.training.steps = 900
+    config.training.batch_size = 64
+    config.training.learning_rate = 2e-3
+    config.training.ema_decay = 0.99
+    config.training.save_every = 300
+
+    config.ambient.weight_cap = 64.0
+    config.ambient.near_fraction = 0.5
+    config.consistency.start = 200
+    config.consistency.max_log_step = 0.8
+
+    if variant == "quick":
+        config.model.channels = 16
+        config.training.steps = 100
+        config.training.warmup_steps = 20
+        config.training.save_every = 100
+        config.consistency.start = 50
+        config.consistency.ramp_steps = 10
+    elif variant:
+        raise ValueError(f"unknown variant {variant!r}: use digits_noisy.py or digits_noisy.py:quick")
+    return config

@@ -1,0 +1,57 @@
+"""Train: python -m tweedie_diffusion.main --config=configs/digits_noisy.py --workdir=runs/digits."""
+
+import json
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from tweedie_diffusion import program
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/digits_noisy.py", "Settings; change one by --config.KEY=VALUE."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives. The same command goes on where it stopped.")
+
+
+def main(arguments: list[str]) -> int | None:
+    """Train, and say what to look at and what to do next."""
+    from tweedie_diffusion.data.errors import InputError
+    from tweedie_diffusion.training.loop import Stopped, train
+
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}: flags are --config and --workdir")
+    if not _WORKDIR.value:
+        raise InputError("--workdir is missing: say where the run may live, e.g. --workdir=runs/digits")
+    workdir = Path(_WORKDIR.value).expanduser()
+    try:
+        trained = train(_CONFIG.value, workdir)
+    except Stopped as stop:
+        print(f"{stop}. The same command goes on from there.")
+        return program.INTERRUPTED
+    print("\n" + ("" if trained else "This run was finished already.\n") + _summary(workdir))
+    return None
+
+
+def _summary(workdir: Path) -> str:
+    curve = json.loads((workdir / "denoising_curve.json").read_text())
+    lines = ["Denoising images the training never saw (mean squared error / σ²):"]
+    lines.append("  σ        " + "".join(f"{s:>8g}" for s in curve["sigma"]))
+    lines.append("  MSE/σ²   " + "".join(f"{v:>8.3f}" for v in curve["relative_mse"]))
+    if "oracle_mse" in curve:
+        lines.append("  exact    " + "".join(f"{v:>8.3f}" for v in curve["oracle_mse"]))
+    lines += ["", "Look at:"]
+    names = ("samples.png", "samples_truncated.png", "denoised.png", "denoising_curve.png")
+    lines += [f"  {workdir / name}" for name in names if (workdir / name).is_file()]
+    lines += ["", "Next:", "  # draw clean images"]
+    lines += [f"  python -m tweedie_diffusion.sample --workdir={workdir} --num=64 --out=samples.png"]
+    if (workdir / "held_out_noisy.npz").is_file():
+        noisy = workdir / "held_out_noisy.npz"
+        lines += ["  # denoise images: here noisy ones kept from training, or a folder of your own"]
+        lines += [f"  python -m tweedie_diffusion.denoise --workdir={workdir} {noisy} denoised.npz"]
+    lines += ["  # in Python", f"  denoise = tweedie_diffusion.load({str(workdir)!r})  # denoise(x_t, sigma) -> x0_hat"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -23,6 +23,9 @@ def main(arguments: list[str]) -> int | None:
         raise InputError(f"unexpected argument {arguments[0]!r}: flags are --config and --workdir")
     if not _WORKDIR.value:
         raise InputError("--workdir is missing: say where the run may live, e.g. --workdir=runs/digits")
+    config_file = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
+    if not Path(config_file).is_file():
+        raise InputError(f"the config file {config_file} does not exist")
     workdir = Path(_WORKDIR.value).expanduser()
     try:
         trained = train(_CONFIG.value, workdir)

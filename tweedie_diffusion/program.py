@@ -21,25 +21,29 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """
     app.define_help_flags()
     try:
-        try:
-            arguments = flags.FLAGS(sys.argv)[1:]
-        except Exception as error:  # a config file is Python: anything can be raised while it is read
-            raise InputError(f"{_one_line(error)} (--help lists the flags)") from error
+        arguments = _parse()
         _use_compilation_cache()
         sys.exit(main(arguments))
     except (InputError, FileNotFoundError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return (
-        text if isinstance(error, InputError | flags.Error | FileNotFoundError) else f"{type(error).__name__}: {text}"
-    )
+def _parse() -> list[str]:
+    try:
+        return flags.FLAGS(sys.argv)[1:]
+    except Exception as error:  # a config file is Python: anything can be raised while it is read
+        text = str(error.args[0] if error.args else error).strip()
+        if isinstance(error, AttributeError | KeyError):
+            text = f"unknown setting: {text}"
+        elif "Failed loading config file" in text:
+            text = "the file of --config does not exist"
+        elif "Traceback" in text:
+            text = "in the config file: " + text.splitlines()[-1].strip()
+        raise InputError(text) from error
 
 
 def _use_compilation_cache() -> None:

@@ -51,8 +51,10 @@ def open_workdir(workdir: Path, config: Config, facts: DataFacts) -> None:
         raise InputError(f"the data is not what the run in {workdir} began with ({saved}): choose another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        saved.write_text(facts.to_json())
-        (workdir / "config.json").write_text(to_json(config))
+        if not saved.is_file():
+            saved.write_text(facts.to_json())
+        if not (workdir / "config.json").is_file():
+            (workdir / "config.json").write_text(to_json(config))
     except OSError as error:
         raise InputError(f"{workdir} cannot be written ({error.strerror}): choose another --workdir") from error
 

@@ -1,6 +1,7 @@
 """How every program starts and fails: flags, the compilation cache, one-line errors with exit code 2."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,8 @@ def _parse() -> list[str]:
     except Exception as error:  # a config file is Python: anything can be raised while it is read
         text = str(error.args[0] if error.args else error).strip()
         if isinstance(error, AttributeError | KeyError):
-            text = f"unknown setting: {text}"
+            near = re.search(r'Did you mean "(.+)" instead of "(.+)"', text)
+            text = f"unknown setting {near[2]!r}: did you mean {near[1]!r}?" if near else f"unknown setting {text}"
         elif "Failed loading config file" in text:
             text = "the file of --config does not exist"
         elif "Traceback" in text:

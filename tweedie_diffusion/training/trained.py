@@ -10,6 +10,7 @@ import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
+from tweedie_diffusion.diffusion.rows import check_levels, normal, split
 from tweedie_diffusion.diffusion.sampling import reverse_process
 from tweedie_diffusion.training.checkpoints import restore_latest
 from tweedie_diffusion.training.config import Config, from_json
@@ -54,13 +55,25 @@ class TrainedModel:
         other.params = params
         return other
 
-    def denoise(self, x_t: jax.Array, sigma, labels=None) -> jax.Array:
-        """E[x_0 | x_t]: x_t [B, ...], sigma float or [B], labels [B] or None -> [B, ...]. Compiled once a shape."""
-        if x_t.shape[1:] != self.facts.shape:
+    def denoise(self, x_t, sigma, labels=None) -> jax.Array:
+        """E[x_0 | x_t], compiled once for each shape.
+
+        Args:
+            x_t: [B, ...] in [-1, 1] units.
+            sigma: float or [B], > 0.
+            labels: [B] classes of a class-conditional model, −1 for none; None for none at all.
+
+        Returns:
+            [B, ...].
+
+        Raises:
+            ValueError: if the images have another shape than those of training, or sigma <= 0.
+        """
+        if tuple(x_t.shape[1:]) != self.facts.shape:
             raise ValueError(f"the model takes images {list(self.facts.shape)} (got {list(x_t.shape[1:])})")
-        return self._compiled_denoise(
-            self.params, jnp.asarray(x_t, jnp.float32), jnp.asarray(sigma, jnp.float32), labels
-        )
+        check_levels(0.0, sigma, "sigma must be > 0", strict=True)
+        x_t, sigma = jnp.asarray(x_t, jnp.float32), jnp.asarray(sigma, jnp.float32)
+        return self._compiled_denoise(self.params, x_t, sigma, labels)
 
     def sample(
         self, indices, *, seed: int = 0, truncated: bool = False, num_steps: int = 0, step: str = "", label: int = -1
@@ -77,6 +90,9 @@ class TrainedModel:
 
         Returns:
             [N, ...] float32.
+
+        Raises:
+            InputError: if truncated, and the training images have no noise to stop at.
         """
         sampling = self.config.sampling
         lowest = self.facts.sigma_tn_max if truncated else sampling.sigma_min
@@ -85,58 +101,62 @@ class TrainedModel:
         sigmas = karras_sigmas(
             num_steps or sampling.num_steps, sigma_min=lowest, sigma_max=sampling.sigma_max, rho=sampling.rho
         )
-        return self._in_batches(
-            lambda keys, rows: sigmas[0] * jax.vmap(lambda k: jax.random.normal(k, self.facts.shape))(keys),
-            lambda rows: sigmas,
-            np.asarray(indices),
-            seed,
-            step or sampling.step,
-            label,
-        )
+        labels = jnp.full(BATCH, label) if self.config.model.class_conditional else None
+
+        def draw(indices):
+            start_keys, step_keys = _keys(jax.random.key(seed), indices)
+            x_init = sigmas[0] * normal(start_keys, (BATCH, *self.facts.shape))
+            return self._compiled_reverse(self.params, step_keys, x_init, sigmas, labels, step or sampling.step)
+
+        return _in_batches(draw, np.asarray(indices))
+
+    def denoise_all(self, x_t: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """`denoise` on any number of images [N, ...] with levels [N]; images at level 0 are returned as they are."""
+        denoised, noisy = np.array(x_t, np.float32), sigma > 0
+        if noisy.any():
+            denoised[noisy] = _in_batches(self.denoise, denoised[noisy], sigma[noisy])
+        return denoised
 
     def posterior_sample(self, x_t: np.ndarray, sigma: np.ndarray, draw: int, *, seed: int = 0) -> np.ndarray:
         """One sample a row of p(x_0 | x_t): the stochastic midpoint process from each row's own level down.
 
         Args:
             x_t: [N, ...].
-            sigma: [N] levels, above sampling.sigma_min.
+            sigma: [N] levels; images at level 0 are returned as they are.
             draw: the number of the sample; row n's depends on (seed, draw, n).
             seed: of the noise.
 
         Returns:
             [N, ...] float32.
         """
-        x_t, sigma = np.asarray(x_t, np.float32), np.asarray(sigma, np.float32)
         sampling = self.config.sampling
-        lowest = np.minimum(sampling.sigma_min, sigma / 2)
-        grid = lambda rows: karras_sigmas(
-            sampling.num_steps, sigma_min=lowest[rows], sigma_max=sigma[rows], rho=sampling.rho
-        )
-        seed_key = jax.random.fold_in(jax.random.key(seed), draw)
-        return self._in_batches(lambda keys, rows: x_t[rows], grid, np.arange(len(x_t)), seed_key, "midpoint", -1)
+        key = jax.random.fold_in(jax.random.key(seed), draw)
 
-    def _in_batches(self, start, grid, indices, seed, step, label):
-        """The reverse process from start(keys, rows) along grid(rows), BATCH rows at a time."""
-        base = jax.random.key(seed) if isinstance(seed, int) else seed
-        labels = jnp.full(BATCH, label) if self.config.model.class_conditional else None
-        parts = []
-        for first in range(0, len(indices), BATCH):
-            rows = indices[np.minimum(np.arange(first, first + BATCH), len(indices) - 1)]
-            keys = jax.vmap(lambda i: jax.random.fold_in(base, i))(rows)
-            start_keys, step_keys = (jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(keys) for n in range(2))
-            sigmas = jnp.asarray(grid(rows))
-            sigmas = sigmas if sigmas.ndim == 2 else jnp.broadcast_to(sigmas[:, None], (len(sigmas), BATCH))
-            x = self._compiled_reverse(self.params, step_keys, start(start_keys, rows), sigmas, labels, step)
-            parts.append(np.asarray(x)[: len(indices) - first])
-        return np.concatenate(parts)
+        def descend(indices, x_t, sigma):
+            _, step_keys = _keys(key, indices)
+            lowest = np.minimum(sampling.sigma_min, sigma / 2)
+            sigmas = karras_sigmas(sampling.num_steps, sigma_min=lowest, sigma_max=sigma, rho=sampling.rho)
+            return self._compiled_reverse(self.params, step_keys, x_t, sigmas, None, "midpoint")
 
-    def denoise_all(self, x_t: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-        """`denoise` on any number of images [N, ...] with levels [N]."""
-        parts = []
-        for first in range(0, len(x_t), BATCH):
-            rows = np.minimum(np.arange(first, first + BATCH), len(x_t) - 1)
-            parts.append(np.asarray(self.denoise(jnp.asarray(x_t[rows]), sigma[rows]))[: len(x_t) - first])
-        return np.concatenate(parts)
+        drawn, noisy = np.array(x_t, np.float32), sigma > 0
+        if noisy.any():
+            drawn[noisy] = _in_batches(descend, np.flatnonzero(noisy), drawn[noisy], sigma[noisy])
+        return drawn
+
+
+def _keys(key, indices):
+    """[B] keys for the start and [B] for the steps of samples number `indices`."""
+    return split(jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(indices)), 2)
+
+
+def _in_batches(function, *rows: np.ndarray) -> np.ndarray:
+    """function(*rows) on BATCH rows at a time; the last are repeated to fill the last batch, and dropped again."""
+    count = len(rows[0])
+    parts = []
+    for first in range(0, count, BATCH):
+        chosen = np.minimum(np.arange(first, first + BATCH), count - 1)
+        parts.append(np.asarray(function(*(r[chosen] for r in rows)))[: count - first])
+    return np.concatenate(parts)
 
 
 def load_run(workdir) -> TrainedModel:

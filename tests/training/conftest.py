@@ -1,0 +1,26 @@
+import pytest
+
+from tweedie_diffusion.training.config import default_config
+
+
+@pytest.fixture
+def config():
+    """Twelve steps of a small MLP on the 2-D mixture, half of them with the consistency term."""
+    config = default_config()
+    config.data.source = "mixture_2d"
+    config.data.num_examples = 600
+    config.data.sigma_tn = 0.3
+    config.model.network = "mlp"
+    config.model.width = 16
+    config.model.depth = 1
+    config.training.steps = 12
+    config.training.batch_size = 32
+    config.training.warmup_steps = 2
+    config.training.log_every = 3
+    config.training.save_every = 6
+    config.consistency.start = 6
+    config.consistency.ramp_steps = 2
+    config.sampling.num_steps = 4
+    config.evaluation.sigmas = (0.1, 0.5)
+    config.evaluation.num_images = 64
+    return config

@@ -1,0 +1,71 @@
+import pytest
+from ml_collections import ConfigDict
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.training.config import check_config, default_config, difference, from_json, to_json
+
+
+def with_setting(key, value):
+    config = default_config()
+    *path, name = key.split(".")
+    part = config
+    for step in path:
+        part = part[step]
+    with part.unlocked(), part.ignore_type():
+        part[name] = value
+    return config
+
+
+def test_the_default_is_valid():
+    assert check_config(default_config()) is None
+
+
+def test_json_brings_back_the_same_config():
+    config = with_setting("model.channel_multipliers", (1, 2, 3))
+    assert from_json(to_json(config)) == config
+
+
+def test_an_unknown_key_in_a_config_file_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match=r"consistency.wieght.*did you mean 'consistency.weight'"):
+        check_config(with_setting("consistency.wieght", 1.0))
+
+
+def test_assigning_an_unknown_key_fails_at_once():
+    with pytest.raises(AttributeError, match="sigma_tn"):
+        default_config().data.sigma_t = 0.3
+
+
+def test_a_missing_key_is_refused():
+    with pytest.raises(InputError, match="'seed' is missing"):
+        check_config(ConfigDict({k: v for k, v in default_config().items() if k != "seed"}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.sigma_tn", -0.1, "data.sigma_tn must be >= 0"),
+        ("data.sigma_tn", "0.5", "data.sigma_tn must be of type float"),
+        ("data.sigma_tn", float("nan"), "data.sigma_tn must be of type float"),
+        ("data.sigma_tn", 100.0, "ambient.sigma_max must exceed"),
+        ("data.held_out", 0.0, "data.held_out must be between 0 and 1"),
+        ("data.range", (1.0,), r"data.range must be \(\) or"),
+        ("model.network", "vit", "model.network must be one of unet, mlp"),
+        ("model.embedding", "half", "model.embedding must be one of full, clamped, none"),
+        ("model.remat", 1, "model.remat must be of type bool"),
+        ("model.channel_multipliers", (), "model.channel_multipliers must be whole numbers"),
+        ("training.steps", 0, "training.steps must be > 0"),
+        ("training.steps", True, "training.steps must be of type int"),
+        ("training.ema_decay", 1.0, r"training.ema_decay must be in \[0, 1\)"),
+        ("ambient.weight_cap", 0.5, "ambient.weight_cap must be >= 1"),
+        ("consistency.step", "rk4", "consistency.step must be one of"),
+        ("sampling.sigma_min", 90.0, "sampling.sigma_min must lie below"),
+        ("evaluation.sigmas", (0.0,), "evaluation.sigmas must be noise levels > 0"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(key, value, message):
+    with pytest.raises(InputError, match=message):
+        check_config(with_setting(key, value))
+
+
+def test_difference_names_what_changed():
+    assert difference(default_config(), with_setting("data.sigma_tn", 0.25)) == ["data.sigma_tn: 0.5 -> 0.25"]

@@ -1,0 +1,143 @@
+import hashlib
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.training import loop
+from tweedie_diffusion.training.loop import Stopped, train
+from tweedie_diffusion.training.trained import load_run
+
+
+def contents(workdir):
+    files = sorted(p for p in workdir.rglob("*") if p.is_file())
+    return {str(p.relative_to(workdir)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def weights(workdir):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(load_run(workdir).params)]
+
+
+def assert_equal_weights(one, other):
+    assert all(np.array_equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """interrupt_at(n): the n-th batch is followed by SIGINT."""
+
+    def arrange(number):
+        whole = loop.batches
+
+        def interrupted(*arguments, **keywords):
+            for i, batch in enumerate(whole(*arguments, **keywords), start=1):
+                if i == number:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield batch
+
+        monkeypatch.setattr(loop, "batches", interrupted)
+
+    return arrange
+
+
+def test_a_run_writes_what_it_promises(config, tmp_path):
+    assert train(config, tmp_path) is True
+    expected = {"config.json", "data.json", "metrics.jsonl", "denoising_curve.json", "held_out_noisy.npz"}
+    pictures = {"samples.png", "samples_truncated.png", "denoised.png", "denoising_curve.png"}
+    assert expected | pictures <= {p.name for p in tmp_path.iterdir()}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in logged] == [3, 6, 9, 12]
+    assert "consistency_loss" not in logged[1]
+    assert logged[2]["consistency_loss"] != 0
+
+
+def test_a_finished_run_is_left_alone(config, tmp_path):
+    train(config, tmp_path)
+    before = contents(tmp_path)
+    assert train(config, tmp_path) is False
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("at", [2, 6, 8])
+def test_an_interrupted_run_goes_on_bit_for_bit(config, tmp_path, interrupt_at, monkeypatch, at):
+    with monkeypatch.context():
+        interrupt_at(at)
+        with pytest.raises(Stopped, match=f"step {at} of 12"):
+            train(config, tmp_path / "two")
+    monkeypatch.undo()
+    assert train(config, tmp_path / "two") is True
+    train(config, tmp_path / "one")
+    assert_equal_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_workdir_of_another_config_is_refused_and_kept(config, tmp_path):
+    train(config, tmp_path)
+    before = contents(tmp_path)
+    config.data.sigma_tn = 0.25
+    with pytest.raises(InputError, match=r"other settings \(data.sigma_tn: 0.3 -> 0.25\): choose another --workdir"):
+        train(config, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_changed_data_is_refused(config, tmp_path):
+    images = np.random.default_rng(0).uniform(-1, 1, (60, 2)).astype(np.float32)
+    np.save(tmp_path / "points.npy", images)
+    config.data.source = str(tmp_path / "points.npy")
+    train(config, tmp_path / "run")
+    np.save(tmp_path / "points.npy", 0.5 * images)
+    with pytest.raises(InputError, match="the data is not what the run"):
+        train(config, tmp_path / "run")
+
+
+def test_a_batch_that_devices_cannot_share_is_refused_before_anything_is_written(config, tmp_path, monkeypatch):
+    class TwoDevices:
+        size = 2
+
+    monkeypatch.setattr(loop, "make_mesh", TwoDevices)
+    config.training.batch_size = 33
+    with pytest.raises(InputError, match="batch_size=33 cannot be split over 2 devices"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverging_loss_stops_training(config, tmp_path):
+    config.training.learning_rate = 1e30
+    config.training.max_grad_norm = 1e30
+    with pytest.raises(InputError, match="the loss is"):
+        train(config, tmp_path)
+
+
+def test_fine_tuning_starts_from_the_averaged_weights(config, tmp_path):
+    train(config, tmp_path / "first")
+    config.init_from = str(tmp_path / "first")
+    config.training.learning_rate = 1e-12
+    train(config, tmp_path / "second")
+    for a, b in zip(weights(tmp_path / "first"), weights(tmp_path / "second"), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_fine_tuning_another_network_is_refused(config, tmp_path):
+    train(config, tmp_path / "first")
+    config.init_from = str(tmp_path / "first")
+    config.model.width = 24
+    with pytest.raises(InputError, match="has another shape"):
+        train(config, tmp_path / "second")
+
+
+def test_images_noisy_already_train_and_are_judged_above_their_noise(config, tmp_path, rng):
+    np.savez(tmp_path / "noisy.npz", images=rng.normal(size=(80, 2)).astype(np.float32), sigma_tn=np.full(80, 0.2))
+    config.data.source = str(tmp_path / "noisy.npz")
+    config.data.noisy_already = True
+    train(config, tmp_path / "run")
+    curve = json.loads((tmp_path / "run" / "denoising_curve.json").read_text())
+    assert curve["sigma"] == [0.5]
+
+
+def test_clean_and_noisy_images_mix_in_one_run(config, tmp_path):
+    config.data.clean_fraction = 0.25
+    assert train(config, tmp_path) is True

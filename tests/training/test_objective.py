@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
+from tweedie_diffusion.training.config import default_config
+from tweedie_diffusion.training.objective import ambient_term, consistency_levels, consistency_term, make_objective
+
+MEAN, VARIANCE, SIGMA_DATA = 0.3, 0.25, 0.5
+
+
+def gaussian_batch(rng, sigma_tn, shape=(4096, 3)):
+    x_0 = MEAN + VARIANCE**0.5 * rng.standard_normal(shape)
+    return jnp.asarray(x_0 + np.reshape(sigma_tn, (-1, 1)) * rng.standard_normal(shape), jnp.float32)
+
+
+def shifted(shift):
+    """The exact denoiser, wrong by a constant."""
+    oracle = gaussian_denoiser(MEAN, VARIANCE)
+    return lambda x, sigma: oracle(x, sigma) + shift
+
+
+def mean_and_error(values):
+    return np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))
+
+
+def test_ambient_gradient_vanishes_at_the_exact_denoiser_with_clean_and_noisy_rows(rng):
+    sigma_tn = jnp.where(jnp.arange(4096) % 4 == 0, 0.0, 0.4)
+    x_tn = gaussian_batch(rng, sigma_tn)
+    slope = jax.jit(
+        jax.grad(
+            lambda shift, key: ambient_term(
+                key, shifted(shift), x_tn, sigma_tn, ambient=default_config().ambient, sigma_data=SIGMA_DATA
+            )
+        )
+    )
+    slopes = [slope(0.0, jax.random.key(i)) for i in range(20)]
+    mean, _ = mean_and_error(slopes)
+    reference = slope(0.1, jax.random.key(99))  # of a denoiser that is wrong by .1
+    assert abs(mean) < 0.05 * abs(reference)
+
+
+def test_near_rows_lie_just_above_the_noise_of_their_image():
+    seen = []
+    config = default_config()
+    config.ambient.near_fraction = 0.5
+
+    def spy(x, sigma):
+        seen.append(sigma)
+        return x
+
+    sigma_tn = jnp.full(64, 0.4).at[1].set(0.0)
+    ambient_term(jax.random.key(0), spy, jnp.zeros((64, 2)), sigma_tn, ambient=config.ambient, sigma_data=1.0)
+    near = np.delete(np.asarray(seen[0])[:32], 1)
+    assert ((near >= 1.02 * 0.4) & (near <= 2.5 * 0.4)).all()
+
+
+def test_consistency_pairs_lie_anywhere_between_front_and_data_noise():
+    sigma_tn = jnp.full(20_000, 0.5)
+    sigma_t, sigma_s = consistency_levels(jax.random.key(0), sigma_tn, 0.05 * sigma_tn / 0.5, max_log_step=0.3)
+    assert (np.asarray(sigma_s) >= 0.05 * 0.9999).all()
+    assert (np.asarray(sigma_t) <= 0.5).all()
+    assert (np.asarray(sigma_s) < np.asarray(sigma_t)).all()
+    assert np.mean(np.asarray(sigma_t) < 0.49) > 0.8  # not only at the boundary
+    steps = np.log(np.asarray(sigma_t / sigma_s))
+    assert steps.max() <= 0.3 * 1.0001
+
+
+def consistency_value(denoise, teacher, x_tn, sigma_tn, key=0, progress=1.0):
+    return consistency_term(
+        jax.random.key(key),
+        denoise,
+        teacher,
+        x_tn,
+        sigma_tn,
+        progress,
+        consistency=default_config().consistency,
+        sigma_data=SIGMA_DATA,
+    )
+
+
+def test_consistency_is_zero_at_the_exact_denoiser(rng):
+    x_tn, sigma_tn = gaussian_batch(rng, 0.5), jnp.full(4096, 0.5)
+    oracle = shifted(0.0)
+    assert abs(float(consistency_value(oracle, oracle, x_tn, sigma_tn))) < 1e-6  # linear: antithetic noise cancels
+
+
+def test_consistency_sees_a_student_that_disagrees_with_its_teacher(rng):
+    x_tn, sigma_tn = gaussian_batch(rng, 0.5), jnp.full(4096, 0.5)
+    value = consistency_value(shifted(0.1), shifted(0.0), x_tn, sigma_tn)
+    lightest, heaviest = 1 / SIGMA_DATA**2 + 1 / 0.5**2, 1 / SIGMA_DATA**2 + 1 / 0.05**2  # λ(σ_t) on [.05, .5]
+    assert 0.01 * lightest < float(value) < 0.01 * heaviest
+
+
+def test_clean_images_take_no_part_in_consistency(rng):
+    sigma_tn = jnp.where(jnp.arange(64) % 2 == 0, 0.0, 0.5)
+    x_tn = gaussian_batch(rng, sigma_tn, (64, 3))
+    other = jnp.where((sigma_tn == 0)[:, None], 7.0, x_tn)
+    values = [consistency_value(shifted(0.1), shifted(0.0), x, sigma_tn) for x in (x_tn, other)]
+    assert np.isfinite(values[0])
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize(("step", "share"), [(200, 0.25), (201, 0.5), (203, 1.0), (900, 1.0)])
+def test_the_consistency_weight_ramps_up_from_its_start(rng, step, share):
+    config = default_config()
+    config.consistency.weight = 3.0
+    config.consistency.ramp_steps = 4
+    batch = {"x_tn": gaussian_batch(rng, 0.5, (64, 3)), "sigma_tn": jnp.full(64, 0.5), "label": jnp.zeros(64, int)}
+    make_denoise = lambda shift, **_: shifted(shift)
+    objective = make_objective(config, make_denoise, SIGMA_DATA, with_consistency=True)
+    loss, parts = objective(0.1, 0.0, jax.random.key(0), batch, step)
+    expected = parts["ambient_loss"] + 3.0 * share * parts["consistency_loss"]
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_no_gradient_reaches_the_teacher(rng):
+    batch = {"x_tn": gaussian_batch(rng, 0.5, (64, 3)), "sigma_tn": jnp.full(64, 0.5), "label": jnp.zeros(64, int)}
+    objective = make_objective(default_config(), lambda shift, **_: shifted(shift), SIGMA_DATA, with_consistency=True)
+    slope = jax.grad(lambda teacher: objective(0.1, teacher, jax.random.key(0), batch, 500)[0])(0.0)
+    assert slope == 0.0

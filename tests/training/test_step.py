@@ -1,0 +1,114 @@
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tweedie_diffusion.training.config import default_config
+from tweedie_diffusion.training.step import init_state, make_mesh, make_optimizer, make_train_step
+
+
+def quadratic(params, teacher_params, key, batch, step):
+    loss = jnp.mean((params["w"] - batch["x_tn"]) ** 2)
+    return loss, {"loss": loss}
+
+
+def stepper(optimizer, ema_decay=0.9):
+    return make_train_step(quadratic, optimizer, ema_decay=ema_decay, seed=0, mesh=make_mesh())
+
+
+def test_one_step_of_gradient_descent_and_its_average():
+    state = init_state({"w": jnp.float32(1.0)}, optax.sgd(0.5))
+    state, metrics = stepper(optax.sgd(0.5))(state, {"x_tn": jnp.zeros(4)})
+    assert float(state.params["w"]) == pytest.approx(1.0 - 0.5 * 2.0)
+    assert float(state.ema_params["w"]) == pytest.approx(0.1 * 1.0 + 0.9 * 0.0)  # decay 1/10 at the first step
+    assert int(state.step) == 1
+    assert float(metrics["grad_norm"]) == pytest.approx(2.0)
+
+
+def test_the_average_settles_at_its_decay():
+    state = init_state({"w": jnp.float32(1.0)}, optax.sgd(0.0))
+    state = dataclasses.replace(state, step=jnp.int32(1000), ema_params={"w": jnp.float32(0.0)})
+    state, _ = stepper(optax.sgd(0.0), ema_decay=0.9)(state, {"x_tn": jnp.zeros(4)})
+    assert float(state.ema_params["w"]) == pytest.approx(0.1)
+
+
+def test_the_state_is_donated():
+    state = init_state({"w": jnp.ones(8)}, optax.sgd(0.5))
+    state = jax.device_put(state, jax.sharding.NamedSharding(make_mesh(), jax.sharding.PartitionSpec()))
+    stepper(optax.sgd(0.5))(state, {"x_tn": jnp.zeros(8)})
+    assert state.params["w"].is_deleted()
+
+
+def test_the_step_compiles_once():
+    traces = []
+
+    def counting(*arguments):
+        traces.append(1)
+        return quadratic(*arguments)
+
+    replicated = jax.sharding.NamedSharding(make_mesh(), jax.sharding.PartitionSpec())
+    step = make_train_step(counting, optax.sgd(0.5), ema_decay=0.9, seed=0, mesh=make_mesh())
+    state = jax.device_put(init_state({"w": jnp.float32(1.0)}, optax.sgd(0.5)), replicated)
+    for _ in range(3):
+        state, _ = step(state, {"x_tn": np.zeros(4, np.float32)})
+    assert len(traces) == 1
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    training = default_config().training
+    training.steps, training.warmup_steps, training.learning_rate = 100, 10, 0.01
+    optimizer, params = make_optimizer(training), {"w": jnp.float32(0.0)}
+    state, rates = optimizer.init(params), []
+    for _ in range(101):
+        updates, state = optimizer.update({"w": jnp.float32(1.0)}, state, params)
+        rates.append(-float(updates["w"]))  # Adam of a constant gradient moves by the learning rate
+    np.testing.assert_allclose(
+        [rates[0], rates[5], rates[10], rates[55], rates[100]], [0, 0.005, 0.01, 0.005, 0], atol=1e-6
+    )
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    training = default_config().training
+    optimizer = make_optimizer(training)
+    state = optimizer.init({"w": jnp.zeros(2)})
+    _, state = optimizer.update({"w": jnp.array([30.0, 40.0])}, state, {"w": jnp.zeros(2)})
+    first_moment = state[1][0].mu["w"]  # 0.1 of the clipped gradient
+    np.testing.assert_allclose(first_moment, [0.06, 0.08], rtol=1e-5)
+
+
+TWO_DEVICES = """
+import jax, jax.numpy as jnp, optax
+from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
+from tweedie_diffusion.training.config import default_config
+from tweedie_diffusion.training.objective import make_objective
+from tweedie_diffusion.training.step import init_state, make_mesh, make_train_step
+config = default_config()
+config.training.batch_size = 16
+oracle = gaussian_denoiser(0.0, 0.25)
+make = lambda params, **_: lambda x, sigma: params["w"] * oracle(x, sigma)
+objective = make_objective(config, make, 0.5, with_consistency=True)
+x = jax.random.normal(jax.random.key(5), (16, 2))
+batch = {"x_tn": x, "sigma_tn": jnp.full(16, 0.5), "label": jnp.zeros(16, int)}
+mesh = make_mesh()
+step = make_train_step(objective, optax.sgd(0.1), ema_decay=0.9, seed=0, mesh=mesh)
+state = init_state({"w": jnp.float32(0.5)}, optax.sgd(0.1))
+for _ in range(3):
+    state, metrics = step(state, batch)
+print(mesh.size, float(state.params["w"]), float(metrics["loss"]))
+"""
+
+
+def test_two_devices_take_the_same_steps_as_one():
+    shown = []
+    for devices in (1, 2):
+        flags = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+        run = subprocess.run([sys.executable, "-c", TWO_DEVICES], env=flags, capture_output=True, text=True, check=True)
+        shown.append([float(v) for v in run.stdout.split()])
+    assert [s[0] for s in shown] == [1, 2]
+    np.testing.assert_allclose(shown[0][1:], shown[1][1:], rtol=1e-5)

@@ -44,7 +44,9 @@ def read_images(path: Path, shape: tuple[int, ...]) -> ImageFiles:
         images = [_of_shape(read_image(f), shape, f) for f in files]
         if len({image.dtype for image in images}) > 1:
             raise InputError(f"{path} mixes 8-bit and 16-bit images: denoise them apart")
-        return ImageFiles(np.stack(images), [str(f.relative_to(path)) for f in files])
+        names = [str(f.relative_to(path)) for f in files]
+        _check_stems(names)
+        return ImageFiles(np.stack(images), names)
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return ImageFiles(_of_shape(read_image(path), shape, path)[None])
     if path.suffix in ARRAYS:
@@ -96,6 +98,15 @@ def write_images(
             file = (path / name).with_suffix(".png")
             file.parent.mkdir(parents=True, exist_ok=True)
             _write_png(file, image)
+
+
+def _check_stems(names):
+    """Two files that differ in their suffix alone would be written to one PNG."""
+    seen = {}
+    for name in names:
+        other = seen.setdefault(Path(name).with_suffix(""), name)
+        if other != name:
+            raise InputError(f"{other} and {name} would be written to one file: rename one")
 
 
 def _write_png(path, image):

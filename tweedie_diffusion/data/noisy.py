@@ -35,7 +35,9 @@ class NoiseModel:
         if self.present and images.sigma_tn is not None:
             return images.sigma_tn
         levels = np.full(images.count, self.sigma_tn, np.float32)
-        levels[shuffled(images.count, self.seed)[: round(self.clean_fraction * images.count)]] = 0.0
+        # An order of its own: in that of the split, with the same seed, the clean images would be the held-out ones.
+        order = shuffled(images.count, self.seed, 1)
+        levels[order[: round(self.clean_fraction * images.count)]] = 0.0
         return levels
 
 
@@ -147,9 +149,9 @@ def estimate_sigma_data(noisy: NoisyImages, num_images: int = 4096) -> float:
     return (variance - noise_variance) ** 0.5
 
 
-def shuffled(count: int, seed: int) -> np.ndarray:
+def shuffled(count: int, *seeds: int) -> np.ndarray:
     """A permutation of range(count) that is the same in every version of NumPy: the order of raw Philox bits."""
-    return np.argsort(np.random.Philox(seed).random_raw(count), kind="stable")
+    return np.argsort(np.random.Philox(seeds).random_raw(count), kind="stable")
 
 
 def _corrupter(key):

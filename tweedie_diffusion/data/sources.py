@@ -1,7 +1,9 @@
 """Where images come from: each source opens to one random-access `Images`, whatever its format."""
 
 import dataclasses
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ import numpy as np
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.scaling import Scaling, infer_scaling
 from tweedie_diffusion.diffusion.types import DenoiseFn
+
+# What NumPy lets through when a file is damaged; RuntimeError: from zipfile, for flags it does not know.
+DAMAGED = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +63,8 @@ def open_images(
     """
     if image_size and not clean:
         raise InputError("data.image_size resizes images, which would change their noise: set it to 0 for noisy images")
+    if source in ("digits", "mixture_2d") and (image_size or value_range is not None):
+        raise InputError(f"{source} has a size and a range of its own: leave data.image_size=0 and data.range=()")
     if source == "digits":
         return _digits()
     if source == "mixture_2d":
@@ -94,9 +101,10 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"images": loaded}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"images": loaded}
+    except DAMAGED as error:
         raise InputError(f"{path} is not a readable NumPy file ({error})") from error
 
 
@@ -176,6 +184,8 @@ def _open_arrays(path, value_range, image_size, clean):
     if image_size:
         from tweedie_diffusion.data.resize import crop_and_resize
 
+        if stored.ndim != 4:
+            raise InputError(f"data.image_size resizes images, and {path} holds vectors: set it to 0")
         stored = np.stack([crop_and_resize(image, image_size) for image in stored])
     labels = _aligned(arrays, ("labels", "train_labels"), len(stored), path)
     if labels is not None and (labels.dtype.kind not in "ui" or labels.ndim != 1 or labels.min() < 0):

@@ -14,13 +14,13 @@ def open_tfds(name: str, *, value_range=None, image_size: int = 0) -> Images:
     """The train split of a prepared TFDS data set, by name (`cifar10`, `celeb_a`).
 
     Raises:
-        InputError: if there is no such data set, or it has not been prepared on this machine.
+        InputError: if there is no such data set, it is not prepared on this machine, or its images differ in size.
     """
     import tensorflow_datasets as tfds
 
     try:
         builder: Any = tfds.builder(name, file_format="array_record")
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError, ImportError) as error:
         raise InputError(f"TFDS cannot open {name!r}: {str(error).strip().splitlines()[0]}") from error
     if not builder.is_prepared():
         raise InputError(
@@ -36,9 +36,11 @@ def open_tfds(name: str, *, value_range=None, image_size: int = 0) -> Images:
         image = np.asarray(records[i]["image"])
         return crop_and_resize(image, image_size) if image_size else image
 
+    features: Any = builder.info.features
+    if not image_size and None in features["image"].shape:
+        raise InputError(f"the images of TFDS data set {name!r} differ in size: set data.image_size")
     first = read(0)
     scaling = infer_scaling(first.dtype, value_range, bounded=True)
-    features: Any = builder.info.features
     if "label" not in features or not features["label"].num_classes:
         return Images(read, len(records), first.shape, scaling)
     read_label = lambda i: int(records[i]["label"])

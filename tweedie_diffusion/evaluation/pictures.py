@@ -1,5 +1,6 @@
 """Pictures of images, of points in the plane, and of denoising curves."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def save_curves(path: Path, curves: dict[str, dict[str, np.ndarray]], *, sigma_t
     """A PNG of MSE/σ² over σ for each named curve of `evaluation.curves`, with a line at the data's noise."""
     figure, (axis,) = _figure(1, 1, width=5.5, height=3.6)
     colors = ("#d1495b", "#2f6690", "#3b8b5d", "#8d6a9f")
-    for color, (name, curve) in zip(colors, curves.items(), strict=False):
+    for color, (name, curve) in zip(itertools.cycle(colors), curves.items(), strict=False):
         error = 2 * curve["standard_error"] if "standard_error" in curve else None
         axis.errorbar(curve["sigma"], curve["relative_mse"], error, label=name, color=color, marker="o", ms=3.5, lw=1.5)
     for level in sigma_tn:

@@ -34,7 +34,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x):
         b, height, width, c = x.shape
-        heads = max(c // self.channels_per_head, 1)
+        heads = max(n for n in range(1, max(c // self.channels_per_head, 1) + 1) if c % n == 0)
         h = nn.GroupNorm(_groups(c), dtype=self.dtype)(x).reshape(b, height * width, c)
         qkv = nn.Dense(3 * c, dtype=self.dtype)(h).reshape(b, height * width, 3, heads, c // heads)
         out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])

@@ -205,7 +205,7 @@ def linear_bias(gain_t, gain_s):
     return gain_s * (gain_t + R2 * (1 - gain_t)) - gain_t
 
 
-def consistency(denoise, rows=20_000, **options):
+def consistency(denoise, rows=8_000, **options):
     """Loss of a batch whose rows are all the same x_t, so that its spread is that of the draws."""
     x_t = jnp.broadcast_to(jnp.linspace(-1.0, 2.0, D), (rows, D))
     loss = jax.jit(lambda key: consistency_loss(key, denoise, x_t, sigma_t=T, sigma_s=S, **options))

@@ -103,9 +103,8 @@ def test_covariance_product_of_a_gaussian_is_its_closed_form(rng):
     sigma = np.array([0.3, 1.0, 4.0])
     expected = [(covariance - covariance @ np.linalg.solve(covariance + s**2 * np.eye(4), covariance)) @ row
                 for s, row in zip(sigma, v, strict=True)]  # fmt: skip
-    got = posterior_covariance_product(
-        gaussian_denoiser(mean, covariance), jnp.float32(x_t), jnp.float32(v), sigma_t=jnp.float32(sigma)
-    )
+    denoise = jax.jit(gaussian_denoiser(mean, covariance))
+    got = posterior_covariance_product(denoise, jnp.float32(x_t), jnp.float32(v), sigma_t=sigma)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -100,6 +100,15 @@ def test_corrected_step_adds_only_the_square_of_its_correction(monkeypatch, x, s
     np.testing.assert_allclose(variance, reverse_kernel(x, sigma, sigma_next)[1] + excess, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("sigma", "sigma_next"), [(1.0, 0.9), (1.0, 0.3), (2.0, 1.0)])
+def test_midpoint_step_shares_its_first_noise(monkeypatch, x, sigma, sigma_next):
+    # n_1 of variance σ_m²(1 − r) enters through d_m and directly, with the weight (1 − r²)J_m + r; σ_m² = σσ_next.
+    r, gain_mid = sigma_next / sigma, V / (V + sigma * sigma_next)
+    expected = (1 - r) * (sigma * sigma_next * ((1 - r**2) * gain_mid + r) ** 2 + sigma_next**2)
+    _, variance = mean_and_variance(monkeypatch, midpoint_step, x, sigma, sigma_next)
+    np.testing.assert_allclose(variance, np.full(x.shape, expected), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("step", "order"), [(ancestral_step, 2), (midpoint_step, 3), (corrected_step, 3)])
 def test_kernel_variance_error_has_its_order_in_the_lost_variance(monkeypatch, x, step, order):
     lost, errors = np.array([0.2, 0.1, 0.05]), []

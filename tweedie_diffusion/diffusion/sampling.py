@@ -38,7 +38,10 @@ def reverse_process(
 
 
 def carry_down(key: jax.Array, denoise: DenoiseFn, x_init: jax.Array, sigmas: jax.Array, *, step: ReverseStep):
-    """`reverse_process` without its last call: x at level sigmas[-1], which may be 0. Arguments and errors alike."""
+    """`reverse_process` without its last call: x at level sigmas[-1], which may be 0 unless `step` forbids it.
+
+    Arguments and errors as `reverse_process`.
+    """
     sigmas = _grid_rows(sigmas, x_init)
 
     def body(x, inputs):

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.sources import open_images
+
+
+def save(array, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+
+
+@pytest.fixture
+def grey(rng):
+    return rng.integers(0, 256, (4, 6), dtype=np.uint8)
+
+
+@pytest.fixture
+def colour(rng):
+    return rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+
+
+def test_grey_images_have_one_channel(tmp_path, grey):
+    save(grey, tmp_path / "a.png")
+    images = open_images(str(tmp_path))
+    assert (images.count, images.shape) == (1, (4, 6, 1))
+    np.testing.assert_array_equal(images.read(0)[..., 0], grey)
+
+
+def test_colour_images_have_three(tmp_path, colour):
+    save(colour, tmp_path / "a.png")
+    np.testing.assert_array_equal(open_images(str(tmp_path)).read(0), colour)
+
+
+def test_sixteen_bit_grey_keeps_its_depth(tmp_path, rng):
+    stored = rng.integers(0, 2**16, (4, 6), dtype=np.uint16)
+    save(stored, tmp_path / "a.png")
+    images = open_images(str(tmp_path))
+    assert (images.scaling.high, images.scaling.dtype) == (65535, "uint16")
+    np.testing.assert_array_equal(images.read(0)[..., 0], stored)
+
+
+def test_jpegs_are_read(tmp_path):
+    save(np.full((8, 8, 3), 90, np.uint8), tmp_path / "a.jpg", quality=95)
+    save(np.full((8, 8, 3), 160, np.uint8), tmp_path / "b.JPEG", quality=95)
+    images = open_images(str(tmp_path))
+    assert [abs(int(images.read(i)[4, 4, 0]) - value) <= 2 for i, value in enumerate((90, 160))] == [True, True]
+
+
+def test_palettes_become_colours(tmp_path):
+    flat = np.repeat(np.uint8([[[200, 10, 30]], [[5, 90, 250]]]), 6, axis=1)
+    Image.fromarray(flat).quantize(4).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+    np.testing.assert_array_equal(open_images(str(tmp_path)).read(0), flat)
+
+
+def test_bilevel_images_become_black_and_white(tmp_path):
+    stored = np.array([[True, False, True]])
+    save(stored, tmp_path / "a.png")
+    np.testing.assert_array_equal(open_images(str(tmp_path)).read(0)[..., 0], np.where(stored, 255, 0))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_is_refused(tmp_path, mode, grey, colour):
+    save(colour, tmp_path / "a.png")
+    image = Image.fromarray(colour if mode == "RGBA" else grey)
+    if mode == "PA":
+        image.convert("P").save(tmp_path / "b.png", transparency=0)
+    else:
+        image.convert(mode).save(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"b.png has transparency, which has no noise model: save it without"):
+        open_images(str(tmp_path))
+
+
+def test_unreadable_files_are_named_and_counted(tmp_path, grey):
+    save(grey, tmp_path / "a.png")
+    save(grey, tmp_path / "c.png")
+    whole = (tmp_path / "c.png").read_bytes()
+    (tmp_path / "c.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "b.jpg").write_text("no image")
+    with pytest.raises(InputError, match=r"b.jpg is not a readable image \(and 1 more\): remove or replace it"):
+        open_images(str(tmp_path))
+
+
+def test_mixed_sizes_are_named(tmp_path, grey):
+    save(grey, tmp_path / "a.png")
+    save(grey[:3], tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"b.png is 3×6 with 1 channel of uint8 but .*a.png is 4×6.*data.image_size"):
+        open_images(str(tmp_path))
+
+
+def test_mixed_channels_are_named(tmp_path, grey, colour):
+    save(grey, tmp_path / "a.png")
+    save(colour, tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"b.png is 2×2 with 3 channels of uint8 but .*a.png is 2×2 with 1 channel"):
+        open_images(str(tmp_path), image_size=2)
+
+
+def test_mixed_depths_are_named(tmp_path, grey):
+    save(grey, tmp_path / "a.png")
+    save(grey.astype(np.uint16), tmp_path / "b.png")
+    with pytest.raises(InputError, match="with 1 channel of uint16 but"):
+        open_images(str(tmp_path))
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("none")
+    (tmp_path / ".hidden.png").write_text("none")
+    with pytest.raises(InputError, match="there is no PNG or JPEG image in"):
+        open_images(str(tmp_path))
+
+
+def test_subfolders_are_read_in_the_order_of_names(tmp_path):
+    values = {"b/1.png": 30, "a/2.png": 20, "c.png": 40, "a/1.png": 10}
+    for name, value in values.items():
+        save(np.full((4, 4), value, np.uint8), tmp_path / name)
+    images = open_images(str(tmp_path))
+    assert images.names == ["a/1.png", "a/2.png", "b/1.png", "c.png"]
+    assert [images.read(i)[0, 0, 0] for i in range(4)] == [10, 20, 30, 40]
+
+
+def test_clean_images_of_several_sizes_become_one(tmp_path):
+    stripes = np.zeros((4, 8), np.uint8)
+    stripes[:, 2:4], stripes[:, 4:6] = 100, 200  # the central square is [100, 200]
+    save(stripes, tmp_path / "a.png")
+    save(np.full((6, 2), 50, np.uint8), tmp_path / "b.png")
+    images = open_images(str(tmp_path), image_size=2)
+    np.testing.assert_array_equal(images.read(0)[..., 0], [[100, 200], [100, 200]])
+    np.testing.assert_array_equal(images.read(1)[..., 0], np.full((2, 2), 50))
+
+
+def test_noisy_images_are_never_resized(tmp_path, grey):
+    save(grey, tmp_path / "a.png")
+    with pytest.raises(InputError, match="would change their noise: set it to 0 for noisy images"):
+        open_images(str(tmp_path), image_size=2, clean=False)
+
+
+def test_an_image_too_small_is_named_by_its_size(tmp_path, grey):
+    save(grey, tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"data.image_size=5 would enlarge an image of 4×6"):
+        open_images(str(tmp_path), image_size=5)
+
+
+def test_a_stated_range_is_used(tmp_path):
+    save(np.full((2, 2), 100, np.uint8), tmp_path / "a.png")
+    images = open_images(str(tmp_path), value_range=(0, 100))
+    np.testing.assert_allclose(images.scaling.to_unit(images.read(0)), np.ones((2, 2, 1)), rtol=1e-6)

@@ -1,0 +1,92 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from tweedie_diffusion.data.noisy import NoiseModel, open_dataset
+from tweedie_diffusion.data.pipeline import batches
+from tweedie_diffusion.data.scaling import Scaling
+from tweedie_diffusion.data.sources import in_memory
+
+COUNT = 12  # training images
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Noisy images whose labels are their indices, so that a batch tells where its rows come from."""
+    stored = np.random.default_rng(0).normal(size=(COUNT + 4, 4, 6, 2)).astype(np.float32)
+    images = in_memory(stored, Scaling(-1, 1, "float32", bounded=False), labels=np.arange(COUNT + 4))
+    return open_dataset(images, NoiseModel(0.3), held_out=4 / (COUNT + 4), split_seed=0).train
+
+
+def take(count, *args, **kwargs):
+    return list(islice(batches(*args, **kwargs), count))
+
+
+def labels(batch_list):
+    return np.concatenate([batch["label"] for batch in batch_list]).tolist()
+
+
+def test_shapes_and_dtypes(examples):
+    (batch,) = take(1, examples, batch_size=5, seed=0)
+    assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
+        "x_tn": ((5, 4, 6, 2), "float32"),
+        "sigma_tn": ((5,), "float32"),
+        "label": ((5,), "int32"),
+    }
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 7])
+@pytest.mark.parametrize("batch_size", [4, 5])
+def test_a_resumed_stream_goes_on_as_if_never_stopped(examples, batch_size, start):
+    settings = {"batch_size": batch_size, "seed": 3, "flip": True}
+    whole, resumed = take(10, examples, **settings), take(10 - start, examples, **settings, start=start)
+    for expected, got in zip(whole[start:], resumed, strict=True):
+        for key in expected:
+            np.testing.assert_array_equal(got[key], expected[key])
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 30])
+def test_every_epoch_has_every_example_once(examples, batch_size):
+    epochs = np.reshape(labels(take(60 // batch_size, examples, batch_size=batch_size, seed=0)), (-1, COUNT))
+    expected = sorted(int(examples[i]["label"]) for i in range(COUNT))
+    assert [sorted(epoch) for epoch in epochs.tolist()] == [expected] * len(epochs)
+
+
+def test_epochs_differ_in_order(examples):
+    first, second = (labels([batch]) for batch in take(2, examples, batch_size=COUNT, seed=0))
+    assert first != second
+
+
+def test_seeds_differ_in_order(examples):
+    assert labels(take(1, examples, batch_size=COUNT, seed=0)) != labels(take(1, examples, batch_size=COUNT, seed=1))
+
+
+def test_rows_are_the_examples_with_their_own_labels(examples):
+    by_label = {int(examples[i]["label"]): examples[i] for i in range(COUNT)}
+    (batch,) = take(1, examples, batch_size=7, seed=0)
+    for x_tn, sigma_tn, label in zip(batch["x_tn"], batch["sigma_tn"], batch["label"], strict=True):
+        np.testing.assert_array_equal(x_tn, by_label[int(label)]["x_tn"])
+        assert sigma_tn == by_label[int(label)]["sigma_tn"]
+
+
+def test_flip_mirrors_about_half_left_to_right_and_changes_nothing_else(examples):
+    original = {int(examples[i]["label"]): examples[i]["x_tn"] for i in range(COUNT)}
+    rows = [
+        (x_tn, original[int(label)])
+        for batch in take(20, examples, batch_size=20, seed=0, flip=True)
+        for x_tn, label in zip(batch["x_tn"], batch["label"], strict=True)
+    ]
+    same = sum(np.array_equal(x_tn, image) for x_tn, image in rows)
+    mirrored = sum(np.array_equal(x_tn, image[:, ::-1, :]) for x_tn, image in rows)
+    assert same + mirrored == len(rows) == 400
+    assert abs(mirrored - 200) < 5 * np.sqrt(400 / 4)
+
+
+def test_an_image_is_flipped_anew_in_every_epoch(examples):
+    epochs = take(8, examples, batch_size=COUNT, seed=0, flip=True)
+    versions = {label: set() for label in labels(epochs)}
+    for batch in epochs:
+        for x_tn, label in zip(batch["x_tn"], batch["label"], strict=True):
+            versions[int(label)].add(x_tn.tobytes())
+    assert max(len(v) for v in versions.values()) == 2

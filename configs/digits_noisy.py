@@ -22,8 +22,9 @@ def get_config(variant: str = ""):
 
     config.ambient.weight_cap = 64.0
     config.ambient.near_fraction = 0.5
-    config.consistency.start = 200
     config.consistency.weight = 2.0
+    config.consistency.start = 150
+    config.consistency.anneal = 0.6
     config.consistency.max_log_step = 0.8
 
     if variant == "quick":

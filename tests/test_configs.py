@@ -1,0 +1,86 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tweedie_diffusion.data.scaling import Scaling
+from tweedie_diffusion.training.config import check_config
+from tweedie_diffusion.training.denoiser import build_network
+from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.loop import train
+
+FOLDER = Path(__file__).parents[1] / "configs"
+NAMES = ["digits_noisy", "mixture_2d", "cifar10_noisy", "celeba_noisy"]
+SHAPES = {"digits_noisy": (8, 8, 1), "mixture_2d": (2,), "cifar10_noisy": (32, 32, 3), "celeba_noisy": (64, 64, 3)}
+
+
+def get_config(name, variant=""):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+def num_weights(name):
+    config = get_config(name)
+    facts = DataFacts(SHAPES[name], 0.5, 0.2, 0.2, 0, Scaling(-1, 1, "float32"), 10, 10)
+    network = build_network(config.model, facts)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, *SHAPES[name]), np.float32), np.zeros(1))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.fixture
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_every_config_is_tested():
+    assert {p.stem for p in FOLDER.glob("*.py")} == set(NAMES)
+
+
+@pytest.mark.parametrize("variant", ["", "quick"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_is_valid(name, variant):
+    assert check_config(get_config(name, variant)) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_variant_is_refused(name):
+    with pytest.raises(ValueError, match="unknown variant 'fast'"):
+        get_config(name, "fast")
+
+
+@pytest.mark.parametrize(("name", "millions"), [("cifar10_noisy", 55.7), ("celeba_noisy", 61.8)])
+def test_the_full_networks_are_as_large_as_those_of_edm(name, millions):
+    assert num_weights(name) == pytest.approx(millions * 1e6, rel=0.1)  # EDM, DDPM++ for 32×32 and 64×64
+
+
+@pytest.mark.parametrize("variant", ["", "quick"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_trains_two_steps_on_small_data(name, variant, tmp_path, rng, monkeypatch, quick_compilation):
+    """Both losses from the first step; all else as the config says, on a narrow network."""
+    monkeypatch.setattr("tweedie_diffusion.training.loop.write_results", lambda *_: None)
+    config = get_config(name, variant)
+    if config.data.source.startswith("tfds:"):
+        images = rng.integers(0, 256, (24, *SHAPES[name])).astype(np.uint8)
+        np.save(tmp_path / "images.npy", images)
+        config.data.source = str(tmp_path / "images.npy")
+        config.data.image_size = 8
+        config.data.held_out = 0.25
+        config.model.attention_resolutions = (4,) if config.model.attention_resolutions else ()
+    config.data.num_examples = 200
+    config.model.channels = 8
+    config.model.blocks_per_resolution = 1
+    config.model.channel_multipliers = (1,) if variant else (1, 2)
+    config.training.batch_size = 8
+    config.training.steps = 2
+    config.training.log_every = 1
+    config.consistency.start = 0
+    assert train(config, tmp_path / "run") is True
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [("consistency_loss" in s, np.isfinite(s["loss"])) for s in steps] == [(True, True)] * 2

@@ -1,0 +1,117 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+MIXTURE = f"--config={ROOT}/configs/mixture_2d.py:quick"
+SMALL = ["--config.data.num_examples=400", "--config.model.width=8", "--config.training.batch_size=16"]
+
+
+@pytest.fixture
+def program(tmp_path_factory):
+    """program(name, *arguments): run it to its end, from the root of the project."""
+    cache = tmp_path_factory.getbasetemp().parent / "compiled"
+
+    def run(name, *arguments):
+        return subprocess.run(command(name, *arguments), **settings(cache), text=True, capture_output=True, check=False)
+
+    return run
+
+
+def command(name, *arguments):
+    return [sys.executable, "-m", f"tweedie_diffusion.{name}", *map(str, arguments)]
+
+
+def settings(cache):
+    return {"cwd": ROOT, "env": os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}}
+
+
+def test_train_then_the_commands_it_prints(program, tmp_path):
+    digits = f"--config={ROOT}/configs/digits_noisy.py:quick"
+    small = ["--config.model.channels=8", "--config.model.channel_multipliers=(1,)"]
+    small += ["--config.training.steps=4", "--config.consistency.start=2"]
+    workdir = f"--workdir={tmp_path}/run"
+    trained = program("main", digits, workdir, *small)
+    assert trained.returncode == 0, trained.stderr
+    again = program("main", digits, workdir, *small)
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
+
+    commands = [line.split() for line in trained.stdout.splitlines() if line.strip().startswith("python -m")]
+    (_, _, sample, *sample_flags), (_, _, denoise, *denoise_flags) = commands
+    sample_flags[-1] = f"--out={tmp_path}/samples.png"
+    denoise_flags[-1] = tmp_path / "denoised.npz"
+    assert program(sample.split(".")[1], *sample_flags).returncode == 0
+    assert program(denoise.split(".")[1], *denoise_flags).returncode == 0
+    with Image.open(tmp_path / "samples.png") as grid:
+        assert grid.size == (402, 402)  # 8 tiles of 48, and gaps of 2
+    denoised = np.load(tmp_path / "denoised.npz")["images"]
+    assert denoised.shape == (64, 8, 8, 1)
+    assert 0 <= denoised.min() <= denoised.max() <= 16
+
+    arrays = program("sample", workdir, "--num=3", "--mode=truncated", f"--out={tmp_path}/samples.npz")
+    assert arrays.returncode == 0
+    images = np.load(tmp_path / "samples.npz")["images"]
+    assert images.shape == (3, 8, 8, 1)
+    assert 0 <= images.min() <= images.max() <= 16
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(program, tmp_path, tmp_path_factory):
+    arguments = [
+        MIXTURE,
+        *SMALL,
+        f"--workdir={tmp_path}/run",
+        "--config.training.steps=3000",
+        "--config.training.log_every=1",
+    ]
+    cache = tmp_path_factory.getbasetemp().parent / "compiled"
+    with subprocess.Popen(
+        command("main", *arguments), **settings(cache), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as running:
+        while running.poll() is None and not (tmp_path / "run" / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        shown, _ = running.communicate(timeout=100)
+    assert running.returncode == 130
+    assert "which is saved. The same command goes on from there." in shown
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("main", [], "--workdir is missing"),
+        ("main", ["--workdir=W", "--config=nowhere.py"], "the config file nowhere.py does not exist"),
+        ("main", ["--workdir=W", MIXTURE + "er"], "unknown variant 'quicker'"),
+        (
+            "main",
+            ["--workdir=W", MIXTURE, "--config.data.sigma=1"],
+            "unknown setting 'sigma': did you mean 'sigma_tn'?",
+        ),
+        ("main", ["--workdir=W", MIXTURE, "--config.data.sigma_tn=-1"], "data.sigma_tn must be >= 0"),
+        ("main", ["--workdir=W", MIXTURE, "--config.data.sigma_tn=big"], "could not convert string to float: 'big'"),
+        ("main", ["--workdir=W", MIXTURE, "--wrokdir=W"], "Did you mean: workdir"),
+        ("main", ["--workdir=W", MIXTURE, "extra"], "unexpected argument 'extra'"),
+        ("main", ["--workdir=W", MIXTURE, "--config.data.source=nowhere.npz"], "nowhere.npz does not exist"),
+        ("main", ["--workdir=W", MIXTURE, "--config.model.network=unet"], "use the MLP for vectors"),
+        ("main", ["--workdir=W", "--config.model.channel_multipliers=(1,1,1,1,1)"], "cannot be halved 4 times"),
+        ("sample", ["--workdir=W"], "there is no run in"),
+        ("sample", ["--workdir=W", "--num=0"], "--num must be at least 1"),
+        ("sample", ["--workdir=W", "--out=samples.jpg"], "must end in .png or .npz"),
+        ("denoise", ["--workdir=W", "only_one.npz"], "name what to denoise and where to write"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_code_2(program, tmp_path, name, arguments, message):
+    run = program(name, *[a.replace("--workdir=W", f"--workdir={tmp_path}/run") for a in arguments])
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert run.stderr.startswith("error: ")
+    assert len(run.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

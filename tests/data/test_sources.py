@@ -162,12 +162,17 @@ def test_a_stated_range_is_used(npz):
     np.testing.assert_allclose(images.scaling.to_unit(images.read(0)), np.ones((4, 4, 1)), rtol=1e-6)
 
 
-def test_clean_images_are_cropped_to_the_centre_and_resized(npz):
-    stored = np.zeros((1, 4, 8, 1), np.uint8)
-    stored[0, :, 2:6, 0] = np.arange(16).reshape(4, 4)
+def test_clean_images_are_cropped_to_the_centre_and_averaged_by_area(npz, rng):
+    stored = rng.uniform(-1, 1, (1, 4, 8, 2)).astype(np.float32)
     image = open_images(npz(images=stored), image_size=2).read(0)
-    blocks = [[(0 + 1 + 4 + 5) / 4, (2 + 3 + 6 + 7) / 4], [(8 + 9 + 12 + 13) / 4, (10 + 11 + 14 + 15) / 4]]
-    np.testing.assert_array_equal(image[..., 0], np.rint(blocks))
+    blocks = stored[0, :, 2:6].reshape(2, 2, 2, 2, 2)  # row block, row, column block, column, channel
+    np.testing.assert_allclose(image, blocks.mean(axis=(1, 3)), atol=1e-6)
+
+
+def test_resized_integers_are_rounded(npz):
+    stored = np.uint8([[[0, 1], [1, 1]], [[0, 0], [0, 1]]])
+    images = open_images(npz(images=stored), image_size=1)
+    assert [images.read(i).item() for i in range(2)] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,10 @@ def test_a_row_does_not_depend_on_the_others(x):
     network = MLP(**SMALL)
     params = random_params(network)
     together = network.apply(params, x, C_NOISE)
-    changed = network.apply(params, x.at[1:].set(9.0), C_NOISE.at[1:].set(0.7))
-    np.testing.assert_allclose(changed[0], together[0], rtol=1e-6)
-    assert not np.allclose(changed[1:], together[1:])
+    others = np.array([0, 2, 3])
+    changed = network.apply(params, x.at[others].set(9.0), C_NOISE.at[others].set(0.7))
+    np.testing.assert_allclose(changed[1], together[1], rtol=1e-6)
+    assert not np.allclose(changed[others], together[others])
 
 
 def test_the_noise_level_reaches_the_output(x):

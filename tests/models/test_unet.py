@@ -66,9 +66,10 @@ def test_a_fresh_network_leaves_the_skip_alone(deep, x):
 def test_a_row_does_not_depend_on_the_others(deep, x):
     apply, params = deep
     together = apply(params, x, C_NOISE)
-    changed = apply(params, x.at[1:].set(2.0), C_NOISE.at[1:].set(0.3))
-    np.testing.assert_allclose(changed[0], together[0], rtol=1e-5, atol=1e-6)
-    assert not np.allclose(changed[1:], together[1:])
+    others = np.array([0, 2])
+    changed = apply(params, x.at[others].set(2.0), C_NOISE.at[others].set(0.3))
+    np.testing.assert_allclose(changed[1], together[1], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(changed[others], together[others])
 
 
 def test_the_noise_level_reaches_the_output(deep, x):
@@ -86,8 +87,8 @@ def test_every_pixel_reaches_every_other(deep, x):
     ("resolutions", "expected"),
     [
         ((), set()),
-        ((8,), {"down_0_0", "up_0_0", "up_0_1", "up_1_double", "middle_0"}),
-        ((4,), {"down_1_halve", "down_1_0", "up_1_0", "up_1_1", "middle_0"}),
+        ((8,), {"down_0_0", "up_0_1", "middle_0"}),
+        ((4,), {"down_1_0", "up_1_1", "middle_0"}),
         ((3,), {"middle_0"}),
     ],
 )

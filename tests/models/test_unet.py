@@ -87,13 +87,13 @@ def test_every_pixel_reaches_every_other(deep, x):
     ("resolutions", "expected"),
     [
         ((), set()),
-        ((8,), {"down_0_0", "up_0_1", "middle_0"}),
-        ((4,), {"down_1_0", "up_1_1", "middle_0"}),
+        ((8,), {"down_0_0", "down_0_1", "up_0_2", "middle_0"}),
+        ((4,), {"down_1_0", "down_1_1", "up_1_2", "middle_0"}),
         ((3,), {"middle_0"}),
     ],
 )
 def test_attention_sits_at_the_stated_heights_and_in_the_middle(resolutions, expected):
-    network = UNet(**DEEP | {"attention_resolutions": resolutions})
+    network = UNet(**DEEP | {"blocks_per_resolution": 2, "attention_resolutions": resolutions})
     blocks = shapes_of(network, (8, 12, 1))["params"]
     assert {name for name, block in blocks.items() if "attention" in block} == expected
 

@@ -5,6 +5,8 @@ import pytest
 # Set once for all tests: [B, C] + [C] by accident, and one key used for two draws, are errors.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+# Tests compile much and run little.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

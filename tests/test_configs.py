@@ -32,13 +32,6 @@ def num_weights(name):
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-@pytest.fixture
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def test_every_config_is_tested():
     assert {p.stem for p in FOLDER.glob("*.py")} == set(NAMES)
 
@@ -62,7 +55,7 @@ def test_the_full_networks_are_as_large_as_those_of_edm(name, millions):
 
 @pytest.mark.parametrize("variant", ["", "quick"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_config_trains_two_steps_on_small_data(name, variant, tmp_path, rng, monkeypatch, quick_compilation):
+def test_a_config_trains_two_steps_on_small_data(name, variant, tmp_path, rng, monkeypatch):
     """Both losses from the first step; all else as the config says, on a narrow network."""
     monkeypatch.setattr("tweedie_diffusion.training.loop.write_results", lambda *_: None)
     config = get_config(name, variant)

@@ -15,7 +15,7 @@ def test_the_python_example_runs(monkeypatch):
     monkeypatch.setattr(tweedie_diffusion, "load", lambda workdir: gaussian_denoiser(0.0, 0.25))
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
-    exec(block, names)  # noqa: S102
+    exec(block, names)
     assert names["loss"].shape == (16,)
     assert jnp.isfinite(names["x_0"]).all()
 

@@ -17,7 +17,7 @@ _STEPS = flags.DEFINE_integer("steps", 0, "Levels of the grid; 0 takes sampling.
 _STEP = flags.DEFINE_enum(
     "step", None, ["euler", "heun", "ancestral", "midpoint", "corrected"], "Reverse step; default: that of the run."
 )
-_LABEL = flags.DEFINE_integer("label", -1, "Class, for class-conditional models; −1 for none.")
+_LABEL = flags.DEFINE_integer("label", -1, "Class, for class-conditional models; −1 for all in turn.")
 
 
 def main(arguments: list[str]) -> None:

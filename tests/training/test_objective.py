@@ -120,3 +120,18 @@ def test_no_gradient_reaches_the_teacher(rng):
     objective = make_objective(default_config(), lambda shift, **_: shifted(shift), SIGMA_DATA, with_consistency=True)
     slope = jax.grad(lambda teacher: objective(0.1, teacher, jax.random.key(0), batch, 500)[0])(0.0)
     assert slope == 0.0
+
+
+def test_a_tenth_of_the_labels_is_hidden(rng):
+    config, seen = default_config(), []
+    config.model.class_conditional = True
+    config.training.batch_size = 4096
+
+    def make_denoise(shift, *, labels=None, **_):
+        seen.append(labels)
+        return shifted(shift)
+
+    batch = {"x_tn": gaussian_batch(rng, 0.5), "sigma_tn": jnp.full(4096, 0.5), "label": jnp.full(4096, 3)}
+    make_objective(config, make_denoise, SIGMA_DATA, with_consistency=False)(0.0, 0.0, jax.random.key(0), batch, 0)
+    hidden = np.mean(np.asarray(seen[0]) == -1)
+    assert hidden == pytest.approx(0.1, abs=5 * (0.1 * 0.9 / 4096) ** 0.5)

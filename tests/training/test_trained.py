@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -102,3 +103,12 @@ def test_denoise_can_be_differentiated(config, tmp_path):
     denoise = tweedie_diffusion.load(tmp_path)
     slope = jax.grad(lambda x: denoise(x, 0.3).sum())(np.ones((1, 2), np.float32))
     assert np.isfinite(slope).all()
+
+
+def test_without_a_label_samples_take_each_class_in_turn(model):
+    model.config.model.class_conditional = True
+    model.facts = DataFacts((3,), 0.5, 0.4, 0.4, 4, Scaling(-1, 1, "float32"), 10, 10)
+    by_class = lambda params, labels=None: lambda x, sigma: jnp.broadcast_to(labels[:, None], x.shape).astype(x.dtype)
+    model = TrainedModel(model.config, model.facts, by_class, {})
+    np.testing.assert_allclose(model.sample(range(6))[:, 0], [0, 1, 2, 3, 0, 1], atol=1e-5)
+    np.testing.assert_allclose(model.sample(range(2), label=2)[:, 0], [2, 2], atol=1e-5)

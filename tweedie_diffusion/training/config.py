@@ -43,6 +43,7 @@ def default_config() -> Config:
     config.model.width = 128  # of the mlp
     config.model.depth = 3  # of the mlp
     config.model.class_conditional = False
+    config.model.label_dropout = 0.1  # part of the labels hidden in training, so that the model also works without
     config.model.embedding = "full"  # how the network learns of σ below the data's noise: full, clamped, none
     config.model.dtype = "float32"  # of the computation; weights are float32
     config.model.remat = False
@@ -181,6 +182,7 @@ _RULES = {
     "model.channel_multipliers": _counts,
     "model.blocks_per_resolution": _positive,
     "model.dropout": ((lambda v: 0 <= v < 1), "in [0, 1)"),
+    "model.label_dropout": ((lambda v: 0 <= v < 1), "in [0, 1)"),
     "model.width": _positive,
     "model.depth": _positive,
     "model.embedding": _one_of(EMBEDDINGS),

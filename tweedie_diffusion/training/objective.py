@@ -94,6 +94,9 @@ def make_objective(config: Config, make_denoise, sigma_data: float, *, with_cons
     def objective(params, teacher_params, key, batch, step):
         key_ambient, key_dropout, key_consistency = jax.random.split(key, 3)
         x_tn, sigma_tn, label = batch["x_tn"], batch["sigma_tn"], batch["label"]
+        if config.model.class_conditional:
+            hidden = jax.random.bernoulli(jax.random.fold_in(key_dropout, 1), config.model.label_dropout, label.shape)
+            label = jnp.where(hidden, -1, label)
         dropout_key = key_dropout if config.model.dropout else None
         denoise = make_denoise(params, labels=label, dropout_key=dropout_key)
         ambient = ambient_term(key_ambient, denoise, x_tn, sigma_tn, ambient=config.ambient, sigma_data=sigma_data)

@@ -86,7 +86,8 @@ class TrainedModel:
             truncated: stop at the noise of the data and return E[x_0 | x_tn] there, instead of going down to
                 sampling.sigma_min: smoother images, from the levels where training is exact.
             num_steps, step: instead of the config's.
-            label: class, −1 for none.
+            label: class of them all; −1 for every class in turn, i modulo their number. Only for class-conditional
+                models.
 
         Returns:
             [N, ...] float32.
@@ -101,9 +102,11 @@ class TrainedModel:
         sigmas = karras_sigmas(
             num_steps or sampling.num_steps, sigma_min=lowest, sigma_max=sampling.sigma_max, rho=sampling.rho
         )
-        labels = jnp.full(BATCH, label) if self.config.model.class_conditional else None
 
         def draw(indices):
+            labels = None
+            if self.config.model.class_conditional:
+                labels = jnp.asarray(indices % self.facts.num_classes if label < 0 else np.full(BATCH, label))
             start_keys, step_keys = _keys(jax.random.key(seed), indices)
             x_init = sigmas[0] * normal(start_keys, (BATCH, *self.facts.shape))
             return self._compiled_reverse(self.params, step_keys, x_init, sigmas, labels, step or sampling.step)

@@ -199,7 +199,7 @@ def test_sigma_data_is_estimated_from_noisy_images(std, clean_fraction):
 def test_sigma_data_looks_at_no_more_images_than_asked(monkeypatch):
     monkeypatch.setattr(noisy, "CACHE_BYTES", 0)
     train, read = opened(gaussian_images(100)).train, []
-    monkeypatch.setattr(train, "_x_tn", lambda i: read.append(i) or np.full((4, 4, 1), float(i % 2)))
+    monkeypatch.setattr(train, "_open", lambda i: (read.append(i) or np.full((4, 4, 1), float(i % 2)), -1))
     estimate_sigma_data(train, num_images=10)
     assert len(read) == 10
     assert (min(read), max(read)) == (0, len(train) - 1)
@@ -221,3 +221,9 @@ def test_the_order_of_a_seed_has_not_changed_since_it_was_first_used():
     # Literal values: the same images must stay held out, and clean, in every later version.
     assert noisy.shuffled(8, 0).tolist() == [0, 3, 7, 5, 1, 2, 6, 4]
     assert noisy.shuffled(8, 0, 1).tolist() == [3, 7, 4, 2, 1, 6, 5, 0]
+
+
+def test_noise_that_the_data_states_is_never_added_to():
+    images = in_memory(np.zeros((6, 2), np.float32), Scaling(-1, 1, "float32"), sigma_tn=np.full(6, 0.2, np.float32))
+    with pytest.raises(InputError, match=r"set data\.noisy_already=True"):
+        open_dataset(images, NoiseModel(0.5), held_out=0.5, split_seed=0)

@@ -269,3 +269,13 @@ def test_an_unknown_source_is_told_the_known_ones(source, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"neither a folder, an .npz or .npy file, nor one of digits, mixture_2d"):
         open_images(source)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [(0, 1, r"data.range='\(0, 1\)' \(or '\(-1, 1\)'\)"), (-3, 255, "state the range of clean ones")],
+)
+def test_floats_that_plainly_mean_another_range_are_refused(tmp_path, low, high, message):
+    np.save(tmp_path / "a.npy", np.linspace(low, high, 32, dtype=np.float32).reshape(2, 4, 4))
+    with pytest.raises(InputError, match=message):
+        open_images(str(tmp_path / "a.npy"), clean=False)

@@ -55,32 +55,34 @@ class NoisyImages:
         size = 4 * len(indices) * int(np.prod(images.shape))
         self._cache = np.empty((len(indices), *images.shape), np.float32) if size <= CACHE_BYTES else None
         self._cached = np.zeros(len(indices), bool)
+        self._labels = np.full(len(indices), -1, np.int32)
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
-        stored_index = int(self._indices[index])
-        label = self._images.read_label(stored_index) if self._images.read_label else -1
-        return {"x_tn": self._x_tn(index), "sigma_tn": self._levels[stored_index], "label": np.asarray(label, np.int32)}
+        sigma_tn = self._levels[self._indices[index]]
+        if self._cache is not None and self._cached[index]:
+            return {"x_tn": self._cache[index].copy(), "sigma_tn": sigma_tn, "label": self._labels[index]}
+        x_tn, label = self._open(int(self._indices[index]))
+        if self._cache is not None:
+            self._cache[index], self._labels[index] = x_tn, label
+            self._cached[index] = True
+        return {"x_tn": x_tn, "sigma_tn": sigma_tn, "label": label}
 
     @property
     def sigma_tn(self) -> np.ndarray:
         """[len] the level of every example."""
         return self._levels[self._indices]
 
-    def _x_tn(self, i):
-        if self._cache is not None and self._cached[i]:
-            return self._cache[i]
-        index = int(self._indices[i])
+    def _open(self, index):
         x_tn = self._images.scaling.to_unit(self._images.read(index))
         if self._corrupt is not None:
             x_tn = self._corrupt(index, x_tn, self._levels[index])
         if not np.isfinite(x_tn).all():
             raise InputError(f"image {index} holds NaN or infinity: remove it")
-        if self._cache is not None:
-            self._cache[i], self._cached[i] = x_tn, True
-        return x_tn
+        label = self._images.read_label(index) if self._images.read_label else -1
+        return x_tn, np.asarray(label, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,8 @@ def open_dataset(images: Images, noise: NoiseModel, *, held_out: float, split_se
     Raises:
         InputError: if the parts are empty, or the stated noise exceeds what the images contain.
     """
+    if images.sigma_tn is not None and not noise.present:
+        raise InputError("the data states its noise (sigma_tn): set data.noisy_already=True, or remove that array")
     order = shuffled(images.count, split_seed)
     num_held_out = round(held_out * images.count)
     if not 0 < num_held_out < images.count:

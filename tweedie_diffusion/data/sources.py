@@ -181,6 +181,8 @@ def _open_arrays(path, value_range, image_size, clean):
     stored = pick_images(arrays, path)
     scaling = infer_scaling(stored.dtype, value_range, bounded=stored.ndim == 4)
     check_values(stored, scaling, str(path), clean=clean)
+    if value_range is None and stored.dtype.kind == "f" and stored.ndim == 4:
+        _check_usual_range(stored, path)
     if image_size:
         from tweedie_diffusion.data.resize import crop_and_resize
 
@@ -191,6 +193,17 @@ def _open_arrays(path, value_range, image_size, clean):
     if labels is not None and (labels.dtype.kind not in "ui" or labels.ndim != 1 or labels.min() < 0):
         raise InputError(f"{path}: labels must be whole numbers >= 0, one an image")
     return in_memory(stored, scaling, labels=labels, sigma_tn=read_levels(arrays, len(stored), path))
+
+
+def _check_usual_range(stored, path):
+    """Floats are taken to lie in [−1, 1]; refuse those that plainly mean something else."""
+    low, high = float(stored.min()), float(stored.max())
+    if 0 <= low < high <= 1:
+        raise InputError(
+            f"{path} holds values from {low:g} to {high:g}: state --config.data.range='(0, 1)' (or '(-1, 1)')"
+        )
+    if max(-low, high) > 10:
+        raise InputError(f"{path} holds values from {low:g} to {high:g}: state the range of clean ones in data.range")
 
 
 def _aligned(arrays, names, count, path):

@@ -1,6 +1,7 @@
 """Train: python -m tweedie_diffusion.main --config=configs/digits_noisy.py --workdir=runs/digits."""
 
 import json
+import shlex
 from pathlib import Path
 
 from absl import flags
@@ -44,14 +45,15 @@ def _summary(workdir: Path) -> str:
     if "oracle_mse" in curve:
         lines.append("  exact    " + "".join(f"{v:>8.3f}" for v in curve["oracle_mse"]))
     lines += ["", "Look at:"]
+    directory = shlex.quote(str(workdir))
     names = ("samples.png", "samples_truncated.png", "denoised.png", "denoising_curve.png")
     lines += [f"  {workdir / name}" for name in names if (workdir / name).is_file()]
     lines += ["", "Next:", "  # draw clean images"]
-    lines += [f"  python -m tweedie_diffusion.sample --workdir={workdir} --num=64 --out=samples.png"]
+    lines += [f"  python -m tweedie_diffusion.sample --workdir={directory} --num=64 --out=samples.png"]
     if (workdir / "held_out_noisy.npz").is_file():
-        noisy = workdir / "held_out_noisy.npz"
+        noisy = shlex.quote(str(workdir / "held_out_noisy.npz"))
         lines += ["  # denoise images: here noisy ones kept from training, or a folder of your own"]
-        lines += [f"  python -m tweedie_diffusion.denoise --workdir={workdir} {noisy} denoised.npz"]
+        lines += [f"  python -m tweedie_diffusion.denoise --workdir={directory} {noisy} denoised.npz"]
     lines += ["  # in Python", f"  denoise = tweedie_diffusion.load({str(workdir)!r})  # denoise(x_t, sigma) -> x0_hat"]
     return "\n".join(lines)
 

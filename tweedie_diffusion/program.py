@@ -25,7 +25,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         arguments = _parse()
         _use_compilation_cache()
         sys.exit(main(arguments))
-    except (InputError, FileNotFoundError) as error:
+    except (InputError, OSError) as error:  # OSError: a file or folder that cannot be read or written
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:

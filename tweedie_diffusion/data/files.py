@@ -61,16 +61,20 @@ def read_images(path: Path, shape: tuple[int, ...]) -> ImageFiles:
 
 
 def scaling_for(dtype: np.dtype, trained: Scaling) -> Scaling:
-    """How to read images of a dtype for a model trained on `trained`: alike if the kinds agree, else by dtype."""
-    if dtype.kind == "f" and np.dtype(trained.dtype).kind == "f":
+    """How to read images of a dtype for a model trained on `trained`: floats in the range of the training images,
+    integers of another dtype in the range of that dtype.
+    """
+    if dtype.kind == "f" or dtype.name == trained.dtype:
         return dataclasses.replace(trained, dtype=dtype.name)
-    return trained if dtype.name == trained.dtype else infer_scaling(dtype, None, bounded=trained.bounded)
+    return infer_scaling(dtype, None, bounded=trained.bounded)
 
 
 def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
     """`path`, if a file of one of these kinds can be written there; InputError if not, before any work is done."""
-    if path.suffix.lower() not in suffixes:
+    if path.suffix not in suffixes:
         raise InputError(f"{path} must end in {' or '.join(suffixes)}")
+    if path.exists():
+        raise InputError(f"{path} exists already: name another file, or remove it")
     if not path.absolute().parent.is_dir():
         raise InputError(f"the folder of {path} does not exist: create it first")
     return path

@@ -50,7 +50,7 @@ def open_folder(path: Path, *, value_range=None, image_size: int = 0, clean: boo
         )
     shape, dtype = good[0]
     scaling = infer_scaling(dtype, value_range, bounded=True)
-    return Images(read, len(files), shape, scaling, names=[str(f.relative_to(path)) for f in files])
+    return Images(read, len(files), shape, scaling)
 
 
 def image_files(path: Path) -> list[Path]:

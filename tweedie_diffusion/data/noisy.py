@@ -120,8 +120,11 @@ def open_dataset(images: Images, noise: NoiseModel, *, held_out: float, split_se
         raise InputError("the data states its noise (sigma_tn): set data.noisy_already=True, or remove that array")
     order = shuffled(images.count, split_seed)
     num_held_out = round(held_out * images.count)
-    if not 0 < num_held_out < images.count:
-        raise InputError(f"data.held_out={held_out:g} of {images.count} images leaves one part empty: use more images")
+    if not 2 <= num_held_out < images.count:
+        raise InputError(
+            f"data.held_out={held_out:g} of {images.count} images leaves fewer than 2 to hold out or none to train on: "
+            "set data.held_out, or use more images"
+        )
     test, train = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
     levels = noise.levels(images)
     key = None if noise.present else jax.random.key(noise.seed)

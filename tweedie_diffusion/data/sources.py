@@ -31,7 +31,6 @@ class Images:
         read_label: index -> class, or None without classes.
         sigma_tn: [count] noise levels in [-1, 1] units when the source itself states them, or None.
         oracle: the exact denoiser, for synthetic data whose law is known.
-        names: [count] file names, or None.
     """
 
     read: Callable[[int], np.ndarray]
@@ -42,7 +41,6 @@ class Images:
     read_label: Callable[[int], int] | None = None
     sigma_tn: np.ndarray | None = None
     oracle: DenoiseFn | None = None
-    names: list[str] | None = None
 
 
 def open_images(

@@ -14,10 +14,14 @@ from tweedie_diffusion.training.step import TrainState, make_mesh
 class Checkpoints:
     """The checkpoints of one workdir. Use as a context manager: leaving waits for the last save."""
 
-    def __init__(self, workdir: Path, *, keep: int = 2):
-        """Checkpoints in workdir/checkpoints, of which the newest `keep` stay."""
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
+    def __init__(self, workdir: Path, *, keep: int | None):
+        """Checkpoints in workdir/checkpoints, of which the newest `keep` stay; None opens them for reading only."""
+        options = (
+            ocp.CheckpointManagerOptions(read_only=True)
+            if keep is None
+            else ocp.CheckpointManagerOptions(
+                preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
+            )
         )
         self._manager = ocp.CheckpointManager(epath.Path(directory(workdir)), options=options)
 
@@ -46,12 +50,12 @@ class Checkpoints:
 
 
 def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
-    """The newest state of a workdir, None if it has none."""
+    """The newest state of a workdir, on the first device; None if it has none. Touches nothing a running job writes."""
     if not directory(workdir).is_dir():
         return None
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir, keep=None) as checkpoints:
         step = checkpoints.latest_step()
-        return None if step is None else checkpoints.restore(step, like, make_mesh())
+        return None if step is None else checkpoints.restore(step, like, make_mesh(jax.devices()[:1]))
 
 
 def directory(workdir: Path) -> Path:

@@ -21,7 +21,7 @@ from tweedie_diffusion.training.objective import make_objective
 from tweedie_diffusion.training.results import held_out_curve, write_results
 from tweedie_diffusion.training.step import TrainState, init_state, make_mesh, make_optimizer, make_train_step
 from tweedie_diffusion.training.trained import TrainedModel, load_run
-from tweedie_diffusion.training.workdir import check_workdir, open_workdir
+from tweedie_diffusion.training.workdir import check_workdir, has_checkpoints, open_workdir
 
 
 class Stopped(Exception):  # noqa: N818
@@ -72,39 +72,45 @@ def train(config: Config, workdir: Path) -> bool:
     facts = facts_of(dataset)
     network = build_network(config.model, facts)
     make_denoise = denoiser_maker(network, config.model, facts)
+    _check_levels(config, facts)
+    fresh = lambda: init_params(jax.random.key(config.seed), network, facts)
+    first_params = _params_of(config.init_from, fresh) if config.init_from and not has_checkpoints(workdir) else fresh
     open_workdir(workdir, config, facts)
 
     optimizer = make_optimizer(config.training)
     with Checkpoints(workdir, keep=config.training.keep_checkpoints) as checkpoints:
-        fresh = lambda: init_state(_first_params(config, network, facts), optimizer)
         newest = checkpoints.latest_step()
         if newest == config.training.steps and (workdir / "denoising_curve.json").is_file():
             return False
         if newest is None:
-            state = jax.device_put(fresh(), NamedSharding(mesh, PartitionSpec()))
+            state = jax.device_put(init_state(first_params(), optimizer), NamedSharding(mesh, PartitionSpec()))
         else:
-            state = checkpoints.restore(newest, jax.eval_shape(fresh), mesh)
+            state = checkpoints.restore(newest, jax.eval_shape(lambda: init_state(fresh(), optimizer)), mesh)
         model = TrainedModel(config, facts, make_denoise, state.ema_params)
         state = _run(state, config, workdir, dataset, model, checkpoints, optimizer, mesh)
     write_results(workdir, model.with_params(state.ema_params), dataset)
     return True
 
 
-def _first_params(config, network, facts):
-    """Fresh weights, or those of the run in config.init_from."""
-    fresh = lambda: init_params(jax.random.key(config.seed), network, facts)
-    if not config.init_from:
-        return fresh()
+def _check_levels(config, facts):
+    """The highest noise of the data against the levels of training and sampling."""
+    for key, limit in (("ambient", config.ambient.sigma_max), ("sampling", config.sampling.sigma_max)):
+        if facts.sigma_tn_max >= limit:
+            raise InputError(
+                f"{key}.sigma_max={limit:g} must exceed the noise of the data, which reaches {facts.sigma_tn_max:g}"
+            )
+
+
+def _params_of(workdir, fresh):
+    """A function that gives the weights of the run in `workdir`, which must have the shapes of fresh ones."""
     try:
-        params = load_run(config.init_from).params
+        params = load_run(workdir).params
     except FileNotFoundError as error:
         raise InputError(f"init_from: {error}") from error
     expected = jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(fresh))
     if jax.tree.map(lambda x: (x.shape, x.dtype), params) != expected:
-        raise InputError(
-            f"the network of {config.init_from} has another shape: use its config.model and kind of images"
-        )
-    return jax.tree.map(np.asarray, params)
+        raise InputError(f"the network of {workdir} has another shape: use its config.model and kind of images")
+    return lambda: jax.tree.map(np.asarray, params)
 
 
 def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimizer, mesh) -> TrainState:
@@ -132,11 +138,14 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
             state, scalars = (full_step if step >= start else ambient_step)(state, batch)
             metrics.advance()
             done = step + 1
-            if done % training.log_every == 0 or done == training.steps:
-                _log(metrics, done, scalars)
-            if done % training.save_every == 0 or done == training.steps or stop_requested():
+            stopping = stop_requested()
+            if saving := done % training.save_every == 0 or done == training.steps or stopping:
+                _check_finite(done, scalars)
                 checkpoints.save(state)
-            if stop_requested():
+            if saving or done % training.log_every == 0:
+                _check_finite(done, scalars)
+                metrics.log(done, {name: float(value) for name, value in scalars.items()})
+            if stopping:
                 raise Stopped(f"stopped at step {done} of {training.steps}, which is saved")
             if done % training.save_every == 0 and done < training.steps:
                 curve = held_out_curve(model.with_params(state.ema_params), dataset)
@@ -145,13 +154,14 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
     return state
 
 
-def _log(metrics: Metrics, step: int, scalars):
-    values = {name: float(value) for name, value in scalars.items()}
-    if not np.isfinite(values["loss"]):
-        raise InputError(
-            f"the loss is {values['loss']} at step {step}: lower training.learning_rate or consistency.weight"
-        )
-    metrics.log(step, values)
+def _check_finite(step: int, scalars):
+    """Raise InputError if the loss or its gradient was not finite: such a state is never saved."""
+    for name in ("loss", "grad_norm"):
+        if not np.isfinite(float(scalars[name])):
+            raise InputError(
+                f"the {name} is {float(scalars[name])} at step {step}: "
+                "lower training.learning_rate or consistency.weight, in a new --workdir or from the last save"
+            )
 
 
 @contextmanager

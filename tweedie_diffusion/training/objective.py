@@ -42,7 +42,8 @@ def ambient_term(key, denoise: DenoiseFn, x_tn, sigma_tn, *, ambient: Config, si
 
 
 def consistency_levels(key, sigma_tn, front, *, max_log_step: float) -> tuple[jax.Array, jax.Array]:
-    """Pairs σ_s < σ_t with front <= σ_s, σ_t <= σ_tn: σ_s log-uniform, ln(σ_t/σ_s) uniform in [.3, 1]·max_log_step.
+    """Pairs σ_s < σ_t with front <= σ_s, σ_t <= σ_tn: σ_s log-uniform, ln(σ_t/σ_s) uniform in [.3, 1]·max_log_step
+    and cut where σ_t would exceed σ_tn.
 
     Both sides lie anywhere below the data's noise, as theorem 3.3 of arXiv:2404.10177 needs.
     """
@@ -89,7 +90,7 @@ def make_objective(config: Config, make_denoise, sigma_data: float, *, with_cons
     (a `lax.cond` in the step would keep XLA on a CPU from using all cores inside it: 30 times slower).
     """
     consistency = config.consistency
-    rows = max(round(consistency.batch_fraction * config.training.batch_size), 1)
+    every = round(1 / consistency.batch_fraction)  # one row of so many takes part
 
     def objective(params, teacher_params, key, batch, step):
         key_ambient, key_dropout, key_consistency = jax.random.split(key, 3)
@@ -103,15 +104,19 @@ def make_objective(config: Config, make_denoise, sigma_data: float, *, with_cons
         if not with_consistency:
             return ambient, {"loss": ambient, "ambient_loss": ambient}
 
-        chosen = jnp.arange(rows) * x_tn.shape[0] // rows  # spread evenly, so that every device has its share
+        def share(rows):
+            """Every n-th row, cut within each device's part of the batch, so that the term is split as the batch is."""
+            count = max(rows.shape[0] // every, 1)
+            return rows[: count * every].reshape(count, -1, *rows.shape[1:])[:, 0]
+
         since = step - consistency.start
         left = max(consistency.anneal * (config.training.steps - consistency.start), 1.0)
         value = consistency_term(
             key_consistency,
-            make_denoise(params, labels=label[chosen]),  # without dropout: both draws must see one network
-            make_denoise(teacher_params, labels=label[chosen]),
-            x_tn[chosen],
-            sigma_tn[chosen],
+            make_denoise(params, labels=share(label)),  # without dropout: both draws must see one network
+            make_denoise(teacher_params, labels=share(label)),
+            share(x_tn),
+            share(sigma_tn),
             jnp.clip(since / left, 0.0, 1.0),
             consistency=consistency,
             sigma_data=sigma_data,

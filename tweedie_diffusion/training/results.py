@@ -34,7 +34,6 @@ def write_results(workdir: Path, model: TrainedModel, dataset: Dataset) -> dict[
     """
     facts = model.facts
     curve = held_out_curve(model, dataset)
-    write_curve(workdir, curve)
     curves = {"this run": curve}
     if "oracle_mse" in curve:
         curves["exact"] = {"sigma": curve["sigma"], "relative_mse": curve["oracle_mse"]}
@@ -60,4 +59,5 @@ def write_results(workdir: Path, model: TrainedModel, dataset: Dataset) -> dict[
         # Noisy floats in the data's units, not rounded or clipped: that would change their noise.
         stored = (x_tn + 1) * (facts.scaling.high - facts.scaling.low) / 2 + facts.scaling.low
         np.savez(workdir / "held_out_noisy.npz", images=stored.astype(np.float32), sigma_tn=sigma_tn)
+    write_curve(workdir, curve)  # last: it says that the run is finished
     return curve

@@ -40,9 +40,10 @@ def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 
-def make_mesh() -> Mesh:
-    """All devices on one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(devices=None) -> Mesh:
+    """The devices (all of them by default) on one axis, `data`."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def make_train_step(objective, optimizer: optax.GradientTransformation, *, ema_decay: float, seed: int, mesh: Mesh):

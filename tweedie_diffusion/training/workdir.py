@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.training.checkpoints import directory
 from tweedie_diffusion.training.config import Config, difference, from_json, to_json
 from tweedie_diffusion.training.facts import DataFacts
 
@@ -14,6 +15,11 @@ from tweedie_diffusion.training.facts import DataFacts
 # checkpoints/       states of training
 # metrics.jsonl      and tensorboard/: scalars
 # denoising_curve.*  samples*.png  denoised.png  held_out_noisy.npz: written when training ends
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether a run in the workdir has saved a state."""
+    return any(step.name.isdigit() for step in directory(workdir).glob("*"))
 
 
 def check_workdir(workdir: Path, config: Config) -> None:
@@ -25,10 +31,10 @@ def check_workdir(workdir: Path, config: Config) -> None:
     saved = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file: choose a directory for --workdir")
+    if not has_checkpoints(workdir):
+        return  # nothing is lost: an earlier attempt ended before its first save
     if not saved.is_file():
-        if (workdir / "checkpoints").exists():
-            raise InputError(f"{workdir} has checkpoints but no config.json: choose another --workdir")
-        return
+        raise InputError(f"{workdir} has checkpoints but no config.json: choose another --workdir")
     try:
         changed = difference(from_json(saved.read_text()), config)
     except (ValueError, KeyError, TypeError) as error:
@@ -47,19 +53,23 @@ def open_workdir(workdir: Path, config: Config, facts: DataFacts) -> None:
         InputError: if the directory cannot be written, or the data changed.
     """
     saved = workdir / "data.json"
-    if saved.is_file() and json.loads(saved.read_text()) != json.loads(facts.to_json()):
-        raise InputError(f"the data is not what the run in {workdir} began with ({saved}): choose another --workdir")
+    if has_checkpoints(workdir):
+        if not saved.is_file() or saved.read_text() != facts.to_json():
+            raise InputError(
+                f"the data is not what the run in {workdir} began with ({saved}): choose another --workdir"
+            )
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not saved.is_file():
-            saved.write_text(facts.to_json())
-        if not (workdir / "config.json").is_file():
-            (workdir / "config.json").write_text(to_json(config))
+        saved.write_text(facts.to_json())
+        (workdir / "config.json").write_text(to_json(config))
     except OSError as error:
         raise InputError(f"{workdir} cannot be written ({error.strerror}): choose another --workdir") from error
 
 
 def write_curve(workdir: Path, curve: dict[str, np.ndarray]) -> None:
-    """The denoising curve as JSON."""
+    """The denoising curve as JSON, whole or not at all."""
     text = json.dumps({name: [round(float(v), 6) for v in values] for name, values in curve.items()}, indent=1)
-    (workdir / "denoising_curve.json").write_text(text + "\n")
+    unfinished = workdir / "denoising_curve.json.part"
+    unfinished.write_text(text + "\n")
+    unfinished.rename(workdir / "denoising_curve.json")

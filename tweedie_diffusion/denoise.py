@@ -14,7 +14,7 @@ _SIGMA = flags.DEFINE_float(
     "or the noise of the training images.",
 )
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 0, "Posterior samples an image, beside the posterior mean.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the posterior samples.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the posterior samples.", lower_bound=0, upper_bound=2**31 - 1)
 
 
 def main(arguments: list[str]) -> None:

@@ -9,7 +9,9 @@ from tweedie_diffusion import program
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
 _NUM = flags.DEFINE_integer("num", 64, "How many images.")
 _OUT = flags.DEFINE_string("out", "samples.png", "A .png (one picture of all) or an .npz (array `images`).")
-_SEED = flags.DEFINE_integer("seed", 0, "Sample i depends on the seed and i alone.")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Sample i depends on the seed and i alone.", lower_bound=0, upper_bound=2**31 - 1
+)
 _MODE = flags.DEFINE_enum(
     "mode", "full", ["full", "truncated"], "Down to no noise; or to the noise of the data, then one denoising."
 )

@@ -73,8 +73,8 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
     """`path`, if a file of one of these kinds can be written there; InputError if not, before any work is done."""
     if path.suffix not in suffixes:
         raise InputError(f"{path} must end in {' or '.join(suffixes)}")
-    if path.exists():
-        raise InputError(f"{path} exists already: name another file, or remove it")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file")
     if not path.absolute().parent.is_dir():
         raise InputError(f"the folder of {path} does not exist: create it first")
     return path
@@ -91,17 +91,17 @@ def write_images(
         names: [N] relative paths for a folder; .jpg becomes .png, which loses nothing.
         arrays: further ones for an .npz.
     """
-    if path.suffix == ".npz":
-        np.savez(path, allow_pickle=False, images=images, **(arrays or {}))
-    elif path.suffix == ".npy":
-        np.save(path, images)
-    elif names is None:
-        _write_png(path, images[0])
-    else:
+    if names is not None:
         for name, image in zip(names, images, strict=True):
             file = (path / name).with_suffix(".png")
             file.parent.mkdir(parents=True, exist_ok=True)
             _write_png(file, image)
+    elif path.suffix == ".npz":
+        np.savez(path, allow_pickle=False, images=images, **(arrays or {}))
+    elif path.suffix == ".npy":
+        np.save(path, images)
+    else:
+        _write_png(path, images[0])
 
 
 def _check_stems(names):

@@ -9,6 +9,7 @@ import numpy as np
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.sources import Images
 from tweedie_diffusion.diffusion.corruption import corrupt_example
+from tweedie_diffusion.diffusion.rows import purpose_key
 
 # Noisy float32 images are kept in memory up to this many bytes, so that each is read and corrupted once.
 CACHE_BYTES = 2**30
@@ -127,7 +128,7 @@ def open_dataset(images: Images, noise: NoiseModel, *, held_out: float, split_se
         )
     test, train = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
     levels = noise.levels(images)
-    key = None if noise.present else jax.random.key(noise.seed)
+    key = None if noise.present else purpose_key(noise.seed, "noise of the data")
     train_images = NoisyImages(images, levels, key, train)
     return Dataset(
         train=train_images,

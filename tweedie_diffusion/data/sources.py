@@ -190,6 +190,8 @@ def _open_arrays(path, value_range, image_size, clean):
     labels = _aligned(arrays, ("labels", "train_labels"), len(stored), path)
     if labels is not None and (labels.dtype.kind not in "ui" or labels.ndim != 1 or labels.min() < 0):
         raise InputError(f"{path}: labels must be whole numbers >= 0, one an image")
+    if labels is not None and labels.max() >= 100_000:
+        raise InputError(f"{path}: labels reach {labels.max()}: number the classes from 0 up")
     return in_memory(stored, scaling, labels=labels, sigma_tn=read_levels(arrays, len(stored), path))
 
 

@@ -20,6 +20,7 @@ def edm_weight(sigma, *, sigma_data: float) -> jax.Array:
     Returns:
         float32 of the shape of sigma.
     """
+    check_levels(0.0, sigma, "sigma must be > 0", strict=True)
     sigma = jnp.asarray(sigma, jnp.float32)
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 

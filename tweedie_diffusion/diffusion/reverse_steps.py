@@ -14,6 +14,7 @@ from tweedie_diffusion.diffusion.types import DenoiseFn
 
 def _levels(x, sigma, sigma_next):
     check_levels(sigma_next, sigma, "sigma must be at least sigma_next >= 0: reverse steps go down")
+    check_levels(0.0, sigma, "sigma must be > 0", strict=True)
     return as_rows(sigma, x), as_rows(sigma_next, x)
 
 

@@ -3,6 +3,8 @@
 With [B] keys row i is drawn from key i alone, so a row does not depend on the batch it is computed in.
 """
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,11 @@ def check_levels(low, high, message: str, *, strict: bool = False) -> None:
 
 def _typed(key: jax.Array) -> jax.Array:
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+
+
+def purpose_key(seed: int, purpose: str) -> jax.Array:
+    """The key of a seed for one purpose: two purposes with the same seed share no randomness."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
 
 
 def per_key(draw, key: jax.Array, shape) -> jax.Array:

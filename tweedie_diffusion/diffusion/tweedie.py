@@ -8,12 +8,14 @@ from tweedie_diffusion.diffusion.types import DenoiseFn
 
 
 def score_from_denoised(x_t: jax.Array, x0_hat: jax.Array, *, sigma_t) -> jax.Array:
-    """∇ ln p_σt(x_t) = (E[x_0 | x_t] − x_t)/σ_t² (Tweedie; Efron 2011). All [B, ...], sigma_t float or [B]."""
+    """∇ ln p_σt(x_t) = (E[x_0 | x_t] − x_t)/σ_t² (Tweedie; Efron 2011). All [B, ...], sigma_t float or [B], > 0."""
+    check_levels(0.0, sigma_t, "sigma_t must be > 0", strict=True)
     return (x0_hat - x_t) / expand(as_rows(sigma_t, x_t) ** 2, x_t)
 
 
 def denoised_from_score(x_t: jax.Array, score: jax.Array, *, sigma_t) -> jax.Array:
     """E[x_0 | x_t] = x_t + σ_t² ∇ ln p_σt(x_t), the inverse of `score_from_denoised`."""
+    check_levels(0.0, sigma_t, "sigma_t must be >= 0")
     return x_t + expand(as_rows(sigma_t, x_t) ** 2, x_t) * score
 
 
@@ -55,6 +57,7 @@ def posterior_covariance_product(denoise: DenoiseFn, x_t: jax.Array, v: jax.Arra
     Returns:
         [B, ...].
     """
+    check_levels(0.0, sigma_t, "sigma_t must be > 0", strict=True)
     sigma_t = as_rows(sigma_t, x_t)
     _, jacobian_v = jax.jvp(lambda x: denoise(x, sigma_t), (x_t,), (v,))
     return expand(jnp.square(sigma_t), x_t) * jacobian_v

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tweedie_diffusion.diffusion.corruption import add_noise
+from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.diffusion.tweedie import denoised_at_level, signal_fraction
 from tweedie_diffusion.diffusion.types import DenoiseFn
 
@@ -94,7 +95,7 @@ def _relative(errors, sigmas):
 def _over_batches(one_level: Callable, examples, sigma: float, seed: int, level: int) -> dict[str, np.ndarray]:
     """one_level(keys, rows, sigma) on every example: image n gets its noise from (seed, level, n)."""
     count = len(jax.tree.leaves(examples)[0])
-    key = jax.random.fold_in(jax.random.key(seed), level)
+    key = jax.random.fold_in(purpose_key(seed, "evaluation"), level)
     parts = []
     for start in range(0, count, BATCH):
         rows = np.minimum(np.arange(start, start + BATCH), count - 1)  # the last row again, to keep one shape

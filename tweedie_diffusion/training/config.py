@@ -93,6 +93,8 @@ def check_config(config: Config) -> None:
     Raises:
         InputError: naming the key and the mend.
     """
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"get_config must return a ConfigDict (got {type(config).__name__})")
     flat, known = flatten(config), flatten(default_config())
     for key in flat:
         if key not in known:

@@ -43,13 +43,16 @@ def denoise_files(
         return levels
     samples = np.stack([model.posterior_sample(x_t, levels, n, seed=seed) for n in range(num_samples)], axis=1)
     stored = scaling.from_unit(samples)
-    if out.suffix == ".npz":
+    if read.names is None and out.suffix == ".npz":
         spread = samples.std(axis=1) * np.float32((scaling.high - scaling.low) / 2)
         write_images(out, mean, None, {"samples": stored, "std": spread})
         return levels
     write_images(out, mean, read.names)
     for n in range(num_samples):
-        write_images(_numbered(out, n), stored[:, n], read.names and [str(_numbered(Path(v), n)) for v in read.names])
+        if read.names is None:
+            write_images(_numbered(out, n), stored[:, n], None)
+        else:
+            write_images(out, stored[:, n], [str(_numbered(Path(name), n)) for name in read.names])
     return levels
 
 
@@ -74,10 +77,10 @@ def _check_out(source, out, num_samples):
         check_output(out, (".png",))
     else:
         check_output(out, ARRAYS[:1] if num_samples else ARRAYS)
-    if out.resolve() == source.resolve():
-        raise InputError(f"{out} is the input: name another output")
+    if out.is_file():
+        raise InputError(f"{out} exists already: name another file, or remove it")
 
 
 def _numbered(path, n):
-    """NAME.png -> NAME_sampleN.png; a folder, which has no suffix, stays."""
-    return path.with_stem(f"{path.stem}_sample{n}") if path.suffix else path
+    """NAME.png -> NAME_sampleN.png."""
+    return path.with_stem(f"{path.stem}_sample{n}")

@@ -12,6 +12,7 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset, NoiseModel, open_dataset
 from tweedie_diffusion.data.pipeline import batches
 from tweedie_diffusion.data.sources import open_images
+from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.checkpoints import Checkpoints
 from tweedie_diffusion.training.config import Config, check_config
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
@@ -73,7 +74,7 @@ def train(config: Config, workdir: Path) -> bool:
     network = build_network(config.model, facts)
     make_denoise = denoiser_maker(network, config.model, facts)
     _check_levels(config, facts)
-    fresh = lambda: init_params(jax.random.key(config.seed), network, facts)
+    fresh = lambda: init_params(purpose_key(config.seed, "weights"), network, facts)
     first_params = _params_of(config.init_from, fresh) if config.init_from and not has_checkpoints(workdir) else fresh
     open_workdir(workdir, config, facts)
 
@@ -139,12 +140,12 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
             metrics.advance()
             done = step + 1
             stopping = stop_requested()
-            if saving := done % training.save_every == 0 or done == training.steps or stopping:
-                _check_finite(done, scalars)
-                checkpoints.save(state)
+            saving = done % training.save_every == 0 or done == training.steps or stopping
             if saving or done % training.log_every == 0:
                 _check_finite(done, scalars)
                 metrics.log(done, {name: float(value) for name, value in scalars.items()})
+            if saving:
+                checkpoints.save(state)
             if stopping:
                 raise Stopped(f"stopped at step {done} of {training.steps}, which is saved")
             if done % training.save_every == 0 and done < training.steps:

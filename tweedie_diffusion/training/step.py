@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.config import Config
 
 
@@ -49,12 +50,12 @@ def make_mesh(devices=None) -> Mesh:
 def make_train_step(objective, optimizer: optax.GradientTransformation, *, ema_decay: float, seed: int, mesh: Mesh):
     """The step (state, batch) -> (state, metrics): jitted; state donated and replicated, batch split over `mesh`.
 
-    All randomness comes from fold_in(key(seed), state.step). The average starts quickly: its decay is
+    All randomness comes from (seed, state.step). The average starts quickly: its decay is
     min(ema_decay, (1 + step)/(10 + step)).
     """
 
     def train_step(state: TrainState, batch):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(purpose_key(seed, "training"), state.step)
         grad_fn = jax.value_and_grad(objective, has_aux=True)
         (_, metrics), grads = grad_fn(state.params, state.ema_params, key, batch, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

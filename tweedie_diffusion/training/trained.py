@@ -10,7 +10,7 @@ import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
-from tweedie_diffusion.diffusion.rows import check_levels, normal, split
+from tweedie_diffusion.diffusion.rows import check_levels, normal, purpose_key, split
 from tweedie_diffusion.diffusion.sampling import reverse_process
 from tweedie_diffusion.training.checkpoints import restore_latest
 from tweedie_diffusion.training.config import Config, from_json
@@ -107,7 +107,7 @@ class TrainedModel:
             labels = None
             if self.config.model.class_conditional:
                 labels = jnp.asarray(indices % self.facts.num_classes if label < 0 else np.full(BATCH, label))
-            start_keys, step_keys = _keys(jax.random.key(seed), indices)
+            start_keys, step_keys = _keys(purpose_key(seed, "samples"), indices)
             x_init = sigmas[0] * normal(start_keys, (BATCH, *self.facts.shape))
             return self._compiled_reverse(self.params, step_keys, x_init, sigmas, labels, step or sampling.step)
 
@@ -133,7 +133,7 @@ class TrainedModel:
             [N, ...] float32.
         """
         sampling = self.config.sampling
-        key = jax.random.fold_in(jax.random.key(seed), draw)
+        key = jax.random.fold_in(purpose_key(seed, "posterior"), draw)
 
         def descend(indices, x_t, sigma):
             _, step_keys = _keys(key, indices)
@@ -171,8 +171,11 @@ def load_run(workdir) -> TrainedModel:
     workdir = Path(workdir).expanduser()
     if not (workdir / "config.json").is_file():
         raise FileNotFoundError(f"there is no run in {workdir}: train one with python -m tweedie_diffusion.main")
-    config = from_json((workdir / "config.json").read_text())
-    facts = DataFacts.from_json((workdir / "data.json").read_text())
+    try:
+        config = from_json((workdir / "config.json").read_text())
+        facts = DataFacts.from_json((workdir / "data.json").read_text())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"config.json or data.json of {workdir} cannot be read ({error})") from error
     network = build_network(config.model, facts)
     shapes = jax.eval_shape(
         lambda: init_state(init_params(jax.random.key(0), network, facts), make_optimizer(config.training))

@@ -32,16 +32,16 @@ def test_arrays_come_back_in_their_own_range_and_dtype(model, tmp_path, rng):
 
 
 def test_each_image_is_denoised_at_its_own_level(model, tmp_path):
-    images, sigma_tn = np.full((2, 4, 4, 1), 0.8, np.float32), np.array([0.5, 0.0])
+    images, sigma_tn = np.full((2, 4, 4, 1), 200.0, np.float32), np.array([0.5, 0.0])
     np.savez(tmp_path / "in.npz", images=images, sigma_tn=sigma_tn)
     assert np.array_equal(run(model, tmp_path / "in.npz", tmp_path / "out.npz"), np.float32([0.5, 0.0]))
-    np.testing.assert_allclose(np.load(tmp_path / "out.npz")["images"][:, 0, 0, 0], [0.4, 0.8], atol=1e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npz")["images"][:, 0, 0, 0], [163.75, 200.0], atol=1e-3)
 
 
 def test_a_stated_level_counts(model, tmp_path):
-    np.save(tmp_path / "in.npy", np.full((1, 4, 4, 1), 1.0, np.float32))
+    np.save(tmp_path / "in.npy", np.full((1, 4, 4, 1), 255.0, np.float32))
     run(model, tmp_path / "in.npy", tmp_path / "out.npy", sigma=0.75**0.5)
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), 0.25, atol=1e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), 127.5 + 0.25 * 127.5, atol=1e-3)
 
 
 def test_posterior_samples_come_with_their_spread(model, tmp_path):
@@ -49,7 +49,7 @@ def test_posterior_samples_come_with_their_spread(model, tmp_path):
     run(model, tmp_path / "in.npy", tmp_path / "out.npz", num_samples=40)
     out = np.load(tmp_path / "out.npz")
     assert out["samples"].shape == (1, 40, 4, 4, 1)
-    assert out["std"].mean() == pytest.approx((0.25 * 0.25 / 0.5) ** 0.5, rel=0.15)
+    assert out["std"].mean() == pytest.approx(127.5 * (0.25 * 0.25 / 0.5) ** 0.5, rel=0.15)
 
 
 def test_a_folder_gives_a_folder_of_the_same_names(model, tmp_path, rng):
@@ -66,7 +66,7 @@ def test_a_folder_gives_a_folder_of_the_same_names(model, tmp_path, rng):
 
 @pytest.mark.parametrize(
     ("out", "message"),
-    [("out.png", "must end in .npz or .npy"), ("nowhere/out.npz", "does not exist"), ("in.npz", "is the input")],
+    [("out.png", "must end in .npz or .npy"), ("nowhere/out.npz", "does not exist"), ("in.npz", "exists already")],
 )
 def test_an_output_that_cannot_be_is_refused(model, tmp_path, out, message):
     np.savez(tmp_path / "in.npz", images=np.zeros((1, 4, 4, 1), np.float32))

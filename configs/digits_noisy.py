@@ -9,7 +9,7 @@ def get_config(variant: str = ""):
     config.data.sigma_tn = 0.5
 
     config.model.network = "unet"
-    config.model.channels = 32
+    config.model.channels = 24
     config.model.channel_multipliers = (1, 2)
     config.model.blocks_per_resolution = 1
     config.model.attention_resolutions = ()
@@ -21,11 +21,11 @@ def get_config(variant: str = ""):
     config.training.save_every = 300
 
     config.ambient.weight_cap = 64.0
-    config.ambient.near_fraction = 0.5
-    config.consistency.weight = 2.0
+    config.ambient.near_fraction = 0.7
     config.consistency.start = 150
     config.consistency.anneal = 0.6
-    config.consistency.max_log_step = 0.8
+    config.consistency.batch_fraction = 0.5
+    config.consistency.max_log_step = 0.5
 
     if variant == "quick":
         config.model.channels = 16

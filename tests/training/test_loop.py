@@ -129,6 +129,63 @@ def test_fine_tuning_another_network_is_refused(config, tmp_path):
         train(config, tmp_path / "second")
 
 
+def test_a_refused_first_attempt_leaves_the_workdir_free(config, tmp_path):
+    train(config, tmp_path / "first")
+    config.init_from = str(tmp_path / "first")
+    config.model.width = 24
+    with pytest.raises(InputError, match="has another shape"):
+        train(config, tmp_path / "second")
+    config.model.width = 16
+    assert train(config, tmp_path / "second") is True
+
+
+def test_fine_tuning_resumes_without_the_run_it_came_from(config, tmp_path, interrupt_at, monkeypatch):
+    train(config, tmp_path / "first")
+    config.init_from = str(tmp_path / "first")
+    with monkeypatch.context():
+        interrupt_at(3)
+        with pytest.raises(Stopped):
+            train(config, tmp_path / "second")
+    monkeypatch.undo()
+    (tmp_path / "first").rename(tmp_path / "elsewhere")
+    assert train(config, tmp_path / "second") is True
+
+
+def test_a_run_that_lost_its_results_writes_them_again(config, tmp_path):
+    train(config, tmp_path)
+    (tmp_path / "denoising_curve.json").unlink()  # as if stopped while they were drawn: it is written last
+    assert train(config, tmp_path) is True
+    assert (tmp_path / "denoising_curve.json").exists()
+
+
+def test_a_state_that_is_not_finite_is_never_saved(config, tmp_path):
+    config.training.log_every = 100
+    config.training.save_every = 4
+    config.training.learning_rate = config.training.max_grad_norm = 1e30
+    with pytest.raises(InputError, match="at step 4"):
+        train(config, tmp_path)
+    assert not any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("part", ["ambient", "sampling"])
+def test_levels_below_the_noise_of_the_data_are_refused(config, tmp_path, part, rng):
+    np.savez(tmp_path / "noisy.npz", images=9 * rng.normal(size=(80, 2)), sigma_tn=np.full(80, 5.0))
+    config.data.source = str(tmp_path / "noisy.npz")
+    config.data.noisy_already = True
+    config[part].sigma_max = 4.0
+    with pytest.raises(InputError, match=rf"{part}.sigma_max=4 must exceed the noise of the data, which reaches 5"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_reading_a_run_leaves_a_save_in_progress_alone(config, tmp_path):
+    train(config, tmp_path)
+    unfinished = tmp_path / "checkpoints" / "13.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    load_run(tmp_path)
+    assert unfinished.is_dir()
+
+
 def test_images_noisy_already_train_and_are_judged_above_their_noise(config, tmp_path, rng):
     np.savez(tmp_path / "noisy.npz", images=rng.normal(size=(80, 2)).astype(np.float32), sigma_tn=np.full(80, 0.2))
     config.data.source = str(tmp_path / "noisy.npz")

@@ -62,8 +62,9 @@ MakeDenoise = Callable[..., DenoiseFn]
 def denoiser_maker(network: nn.Module, model: Config, facts: DataFacts) -> MakeDenoise:
     """A function (params, *, labels=None, dropout_key=None) -> denoise.
 
-    Labels outside [0, num_classes) mean "no class"; networks without classes ignore labels. Without a dropout key
-    the network is deterministic.
+    With embedding "clamped" the network never sees a level below the lowest noise of the data; clean images among them
+    make that the full embedding. Labels outside [0, num_classes) mean "no class"; networks without classes ignore
+    labels. Without a dropout key the network is deterministic.
     """
     lowest = facts.sigma_tn_min
     c_noise_fn = {

@@ -21,9 +21,9 @@ def get_config(variant: str = ""):
     config.training.save_every = 300
 
     config.ambient.weight_cap = 64.0
-    config.ambient.near_fraction = 0.7
+    config.ambient.near_fraction = 0.5
     config.consistency.start = 150
-    config.consistency.anneal = 0.6
+    config.consistency.sigma_min = 0.07
     config.consistency.batch_fraction = 0.5
     config.consistency.max_log_step = 0.5
 

@@ -129,8 +129,8 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
     data = batches(dataset.train, batch_size=training.batch_size, seed=config.seed, start=first, flip=config.data.flip)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     with (
+        _stop_requests() as stop_requested,  # first, so that a run that shows itself can be stopped
         Metrics(workdir, start=first, total=training.steps, batch_size=training.batch_size) as metrics,
-        _stop_requests() as stop_requested,
     ):
         for step in range(first, training.steps):
             if step in (first, start):

@@ -5,6 +5,7 @@ from pathlib import Path
 from absl import flags
 
 from tweedie_diffusion import program
+from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
 _NUM = flags.DEFINE_integer("num", 64, "How many images.")
@@ -16,9 +17,7 @@ _MODE = flags.DEFINE_enum(
     "mode", "full", ["full", "truncated"], "Down to no noise; or to the noise of the data, then one denoising."
 )
 _STEPS = flags.DEFINE_integer("steps", 0, "Levels of the grid; 0 takes sampling.num_steps of the run.")
-_STEP = flags.DEFINE_enum(
-    "step", None, ["euler", "heun", "ancestral", "midpoint", "corrected"], "Reverse step; default: that of the run."
-)
+_STEP = flags.DEFINE_enum("step", None, list(REVERSE_STEPS), "Reverse step; default: that of the run.")
 _LABEL = flags.DEFINE_integer("label", -1, "Class, for class-conditional models; −1 for all in turn.")
 
 

@@ -126,3 +126,12 @@ def corrected_step(key, denoise: DenoiseFn, x: jax.Array, sigma, sigma_next, *, 
     d, jacobian_z = jax.jvp(lambda v: denoise(v, sigma), (x,), (z,))
     restored = z + expand(lost / (2 * (sigma_next / sigma) ** 2), x) * jacobian_z
     return _shrink(x, d, (sigma_next / sigma) ** 2) + expand(sigma_next * jnp.sqrt(lost), x) * restored
+
+
+REVERSE_STEPS = {
+    "euler": euler_step,
+    "heun": heun_step,
+    "ancestral": ancestral_step,
+    "midpoint": midpoint_step,
+    "corrected": corrected_step,
+}

@@ -8,12 +8,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 
 Config = Any  # a ConfigDict, whose attributes a type checker cannot know
 NETWORKS = ("unet", "mlp")
 EMBEDDINGS = ("full", "clamped", "none")
 DTYPES = ("float32", "bfloat16")
-STEPS = ("euler", "heun", "ancestral", "midpoint", "corrected")
 
 
 def default_config() -> Config:
@@ -21,70 +21,105 @@ def default_config() -> Config:
     config = ConfigDict()
     config.seed = 0  # of the weights, the order of the data and the noise of training
     config.init_from = ""  # workdir of a run to start from: its weights, not its step
-    config.data = ConfigDict()
-    config.data.source = "digits"  # digits, mixture_2d, tfds:NAME, a folder, or a path to .npz or .npy
-    config.data.sigma_tn = 0.5  # noise of the training images
-    config.data.noisy_already = False  # True: the images carry that noise already, and none is added
-    config.data.clean_fraction = 0.0  # part of the images left clean, if noise is added
-    config.data.noise_seed = 0
-    config.data.held_out = 1 / 6  # part of the images never trained on
-    config.data.split_seed = 0  # which images these are
-    config.data.range = ()  # stored values that become −1 and 1; () infers them from the dtype
-    config.data.image_size = 0  # crop and resize clean images to this side; 0 keeps them
-    config.data.flip = False  # mirror half of the images
-    config.data.num_examples = 10_000  # of synthetic data
-    config.model = ConfigDict()
-    config.model.network = "unet"
-    config.model.channels = 128
-    config.model.channel_multipliers = (2, 2, 2)
-    config.model.blocks_per_resolution = 4
-    config.model.attention_resolutions = (16,)
-    config.model.dropout = 0.0
-    config.model.width = 128  # of the mlp
-    config.model.depth = 3  # of the mlp
-    config.model.class_conditional = False
-    config.model.label_dropout = 0.1  # part of the labels hidden in training, so that the model also works without
-    config.model.embedding = "full"  # how the network learns of σ below the data's noise: full, clamped, none
-    config.model.dtype = "float32"  # of the computation; weights are float32
-    config.model.remat = False
-    config.training = ConfigDict()
-    config.training.steps = 1000
-    config.training.batch_size = 64
-    config.training.learning_rate = 1e-3
-    config.training.warmup_steps = 100
-    config.training.max_grad_norm = 1.0
-    config.training.ema_decay = 0.999
-    config.training.log_every = 50
-    config.training.save_every = 250
-    config.training.keep_checkpoints = 2
-    config.ambient = ConfigDict()
-    config.ambient.p_mean = -1.2  # the training law of ln σ, truncated at the data's noise (EDM, table 1)
-    config.ambient.p_std = 1.2
-    config.ambient.sigma_max = 80.0
-    config.ambient.weight_cap = 16.0  # of 1/a² (Ambient Omni)
-    config.ambient.near_fraction = 0.0  # part of the batch drawn log-uniform in [1.02, 2.5]·σ_tn
-    config.consistency = ConfigDict()
-    config.consistency.weight = 1.0  # 0 leaves the term out: ambient score matching alone
-    config.consistency.start = 200  # first step with the term
-    config.consistency.ramp_steps = 200  # from no weight to full weight
-    config.consistency.batch_fraction = 0.25
-    config.consistency.sigma_min = 0.05  # lowest level it reaches
-    config.consistency.anneal = 0.8  # part of the remaining training over which it goes down there
-    config.consistency.max_log_step = 0.3  # of ln σ between the two sides
-    config.consistency.step = "ancestral"
-    config.consistency.roll_steps = 3  # from the data's noise down to the upper side
-    config.consistency.ema_teacher = True  # False: gradient on both sides
-    config.consistency.antithetic = True
-    config.sampling = ConfigDict()
-    config.sampling.num_steps = 18
-    config.sampling.sigma_min = 0.02
-    config.sampling.sigma_max = 80.0
-    config.sampling.rho = 7.0
-    config.sampling.step = "heun"
-    config.evaluation = ConfigDict()
-    config.evaluation.sigmas = (0.05, 0.1, 0.2, 0.35, 0.5, 0.8, 1.5)
-    config.evaluation.num_images = 512
+    config.data = _data()
+    config.model = _model()
+    config.training = _training()
+    config.ambient = _ambient()
+    config.consistency = _consistency()
+    config.sampling = _sampling()
+    config.evaluation = _evaluation()
     return config.lock()
+
+
+def _data():
+    c = ConfigDict()
+    c.source = "digits"  # digits, mixture_2d, tfds:NAME, a folder, or a path to .npz or .npy
+    c.sigma_tn = 0.5  # noise of the training images
+    c.noisy_already = False  # True: the images carry that noise already, and none is added
+    c.clean_fraction = 0.0  # part of the images left clean, if noise is added
+    c.noise_seed = 0
+    c.held_out = 1 / 6  # part of the images never trained on
+    c.split_seed = 0  # which images these are
+    c.range = ()  # stored values that become −1 and 1; () infers them from the dtype
+    c.image_size = 0  # crop and resize clean images to this side; 0 keeps them
+    c.flip = False  # mirror half of the images
+    c.num_examples = 10_000  # of synthetic data
+    return c
+
+
+def _model():
+    c = ConfigDict()
+    c.network = "unet"
+    c.channels = 128
+    c.channel_multipliers = (2, 2, 2)
+    c.blocks_per_resolution = 4
+    c.attention_resolutions = (16,)
+    c.dropout = 0.0
+    c.width = 128  # of the mlp
+    c.depth = 3  # of the mlp
+    c.class_conditional = False
+    c.label_dropout = 0.1  # part of the labels hidden in training, so that the model also works without
+    c.embedding = "full"  # how the network learns of σ below the data's noise: full, clamped, none
+    c.dtype = "float32"  # of the computation; weights are float32
+    c.remat = False
+    return c
+
+
+def _training():
+    c = ConfigDict()
+    c.steps = 1000
+    c.batch_size = 64
+    c.learning_rate = 1e-3
+    c.warmup_steps = 100
+    c.max_grad_norm = 1.0
+    c.ema_decay = 0.999
+    c.log_every = 50
+    c.save_every = 250
+    c.keep_checkpoints = 2
+    return c
+
+
+def _ambient():
+    c = ConfigDict()
+    c.p_mean = -1.2  # the training law of ln σ, truncated at the data's noise (EDM, table 1)
+    c.p_std = 1.2
+    c.sigma_max = 80.0
+    c.weight_cap = 16.0  # of 1/a² (Ambient Omni)
+    c.near_fraction = 0.0  # part of the batch drawn log-uniform in [1.02, 2.5]·σ_tn
+    return c
+
+
+def _consistency():
+    c = ConfigDict()
+    c.weight = 1.0  # 0 leaves the term out: ambient score matching alone
+    c.start = 200  # first step with the term
+    c.ramp_steps = 200  # from no weight to full weight
+    c.batch_fraction = 0.25
+    c.sigma_min = 0.05  # lowest level it reaches
+    c.anneal = 0.8  # part of the remaining training over which it goes down there
+    c.max_log_step = 0.3  # of ln σ between the two sides
+    c.step = "ancestral"
+    c.roll_steps = 3  # from the data's noise down to the upper side
+    c.ema_teacher = True  # False: gradient on both sides
+    c.antithetic = True
+    return c
+
+
+def _sampling():
+    c = ConfigDict()
+    c.num_steps = 18
+    c.sigma_min = 0.02
+    c.sigma_max = 80.0
+    c.rho = 7.0
+    c.step = "heun"
+    return c
+
+
+def _evaluation():
+    c = ConfigDict()
+    c.sigmas = (0.05, 0.1, 0.2, 0.35, 0.5, 0.8, 1.5)
+    c.num_images = 512
+    return c
 
 
 def check_config(config: Config) -> None:
@@ -209,12 +244,12 @@ _RULES = {
     "consistency.sigma_min": _positive,
     "consistency.anneal": _share,
     "consistency.max_log_step": _positive,
-    "consistency.step": _one_of(STEPS),
+    "consistency.step": _one_of(REVERSE_STEPS),
     "consistency.roll_steps": _positive,
     "sampling.num_steps": ((lambda v: v >= 2), ">= 2"),
     "sampling.sigma_min": _positive,
     "sampling.rho": _positive,
-    "sampling.step": _one_of(STEPS),
+    "sampling.step": _one_of(REVERSE_STEPS),
     "evaluation.sigmas": ((lambda v: len(v) > 0 and all(s > 0 for s in v)), "noise levels > 0"),
     "evaluation.num_images": _positive,
 }

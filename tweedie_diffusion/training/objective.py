@@ -5,24 +5,10 @@ import jax.numpy as jnp
 
 from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, edm_weight
 from tweedie_diffusion.diffusion.noise_levels import log_normal_sigma
-from tweedie_diffusion.diffusion.reverse_steps import (
-    ancestral_step,
-    corrected_step,
-    euler_step,
-    heun_step,
-    midpoint_step,
-)
+from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 from tweedie_diffusion.diffusion.sampling import carry_down
 from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.training.config import Config
-
-REVERSE_STEPS = {
-    "euler": euler_step,
-    "heun": heun_step,
-    "ancestral": ancestral_step,
-    "midpoint": midpoint_step,
-    "corrected": corrected_step,
-}
 
 
 def ambient_term(key, denoise: DenoiseFn, x_tn, sigma_tn, *, ambient: Config, sigma_data: float) -> jax.Array:

@@ -10,13 +10,13 @@ import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
+from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 from tweedie_diffusion.diffusion.rows import check_levels, normal, purpose_key, split
 from tweedie_diffusion.diffusion.sampling import reverse_process
 from tweedie_diffusion.training.checkpoints import restore_latest
 from tweedie_diffusion.training.config import Config, from_json
 from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import DataFacts
-from tweedie_diffusion.training.objective import REVERSE_STEPS
 from tweedie_diffusion.training.step import init_state, make_optimizer
 
 BATCH = 64  # images a call: one shape, so one compilation, whatever is asked for

@@ -228,6 +228,28 @@ def test_consistency_estimator_is_unbiased():
     assert abs(loss.mean() - linear_bias(0.3, 0.9) ** 2 * MEAN_SQUARE) < 5 * standard_error(loss) < draw_variance / 20
 
 
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_ridge_adds_its_share_of_the_variance_of_a_draw(antithetic):
+    loss = consistency(linear(0.3, 0.9), antithetic=antithetic, ridge=0.4)
+    added = 0.4 * 0.9**2 * S**2 * (1 - R2)
+    expected = linear_bias(0.3, 0.9) ** 2 * MEAN_SQUARE + added
+    assert abs(loss.mean() - expected) < 5 * standard_error(loss) < added / 10
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3, 1.0])
+def test_ridge_has_the_minimiser_of_its_closed_form(ridge):
+    x_t = np.sqrt(V + T**2) * UNIT_DATA  # data N(0, V) at level T, read with a gain of 0.3
+    mean_gain, noise = 0.3 + R2 * (1 - 0.3), S**2 * (1 - R2)
+    best = 0.3 * mean_gain * (V + T**2) / (mean_gain**2 * (V + T**2) + ridge * noise)
+
+    def loss(gain):
+        options = {"sigma_t": T, "sigma_s": S, "teacher": linear(0.3, 0.0), "ridge": ridge}
+        return consistency_loss(jax.random.key(0), linear(0.3, gain), x_t, **options)
+
+    gradient = np.asarray(jax.jit(jax.jacfwd(loss))(best), np.float64)
+    assert abs(gradient.mean()) < 5 * standard_error(gradient) < 0.02
+
+
 def test_consistency_estimator_with_a_teacher_is_unbiased():
     loss = consistency(linear(0.3, 0.9), teacher=linear(0.5, 0.1))
     bias = 0.9 * (0.5 + R2 * (1 - 0.5)) - 0.5  # drawn and compared by the teacher's 0.5, read by the student's 0.9
@@ -307,3 +329,8 @@ def test_no_gradient_reaches_the_teacher():
 def test_consistency_loss_refuses(sigma_t, sigma_s, message):
     with pytest.raises(ValueError, match=message):
         consistency_loss(jax.random.key(0), ORACLE, jnp.ones((2, D)), sigma_t=sigma_t, sigma_s=sigma_s)
+
+
+def test_consistency_loss_refuses_a_ridge_that_is_no_share():
+    with pytest.raises(ValueError, match=r"ridge must lie in \[0, 1\] \(got 1.5\)"):
+        consistency_loss(jax.random.key(0), ORACLE, jnp.ones((2, D)), sigma_t=0.5, sigma_s=0.3, ridge=1.5)

@@ -92,6 +92,7 @@ def consistency_loss(
     step: ReverseStep = ancestral_step,
     teacher: DenoiseFn | None = None,
     antithetic: bool = False,
+    ridge: float = 0.0,
 ) -> jax.Array:
     """⟨denoise(x_s¹, σ_s) − high, denoise(x_s², σ_s) − high⟩/D per example, high = denoise(x_t, σ_t).
 
@@ -109,13 +110,17 @@ def consistency_loss(
             the gradient passes through the high side and both low sides.
         antithetic: each of the two differences averages `denoise` over a draw and its mirror image (sign ±1), which
             cancels the noise that is odd in z. Twice the calls on the low side.
+        ridge: κ in [0, 1]: adds κ·Var[denoise(x_s) | x_t], so that errors grow as σ^{−2(1−κ)} on the way down instead
+            of σ^{−2} (docs/maths.md, section 4). 0 is exact, 1 the squared difference of one draw.
 
     Returns:
-        [B], unbiased for the squared bias.
+        [B], unbiased for the squared bias plus the ridge.
 
     Raises:
-        ValueError: if sigma_s > sigma_t or sigma_s <= 0 (levels under jit are not checked).
+        ValueError: if sigma_s > sigma_t or sigma_s <= 0 (levels under jit are not checked), or ridge is outside [0, 1].
     """
+    if not 0 <= ridge <= 1:
+        raise ValueError(f"ridge must lie in [0, 1] (got {ridge}): 0 is the unbiased loss")
     check_levels(sigma_s, sigma_t, "sigma_t must be at least sigma_s > 0")
     check_levels(0.0, sigma_s, "sigma_s must be > 0", strict=True)
     sigma_t, sigma_s = as_rows(sigma_t, x_t), as_rows(sigma_s, x_t)
@@ -130,5 +135,7 @@ def consistency_loss(
 
     # All draws in one call of the network: [2 draws, 1 or 2 signs, B, ...].
     over_signs = jax.vmap(low, in_axes=(None, 0))
-    difference = jax.vmap(over_signs, in_axes=(0, None))(split(key, 2), signs).mean(axis=1) - high[None]
-    return mean_features(difference[0] * difference[1])
+    differences = jax.vmap(over_signs, in_axes=(0, None))(split(key, 2), signs) - high[None, None]
+    first, second = differences.mean(axis=1)
+    square = jnp.square(differences).mean(axis=(0, 1))
+    return mean_features((1 - ridge) * first * second + ridge * square)

@@ -95,4 +95,4 @@ def ve_to_vp(x: jax.Array, alpha) -> jax.Array:
 def _rows_of_alpha(alpha, x):
     if is_known(alpha) and not np.all((np.asarray(alpha) > 0) & (np.asarray(alpha) <= 1)):
         raise ValueError(f"alpha = sqrt(1 - s²) must lie in (0, 1] (got {np.asarray(alpha)})")
-    return expand(jnp.broadcast_to(jnp.asarray(alpha, x.dtype), x.shape[:1]), x)
+    return expand(jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), x.shape[:1]), x)

@@ -48,7 +48,7 @@ def mixture_denoiser(weights, means, variances) -> DenoiseFn:
         A denoiser (x_t [B, ...], sigma) -> [B, ...].
 
     Raises:
-        ValueError: if the shapes do not fit, or a weight or a variance is negative.
+        ValueError: if the shapes do not fit, a weight or a variance is negative, or all weights are 0.
     """
     weights, means, variances = (jnp.asarray(v, jnp.float32) for v in (weights, means, variances))
     k, features = means.shape[0], int(np.prod(means.shape[1:]))
@@ -57,8 +57,8 @@ def mixture_denoiser(weights, means, variances) -> DenoiseFn:
             f"for means {means.shape} weights must be [{k}] and variances [{k}], [{k}, {features}] or "
             f"[{k}, {features}, {features}] (got {weights.shape} and {variances.shape})"
         )
-    if is_known(weights) and (np.asarray(weights) < 0).any():
-        raise ValueError("weights must be >= 0")
+    if is_known(weights) and ((np.asarray(weights) < 0).any() or not np.asarray(weights).any()):
+        raise ValueError("weights must be >= 0, and not all 0")
     centres = means.reshape(k, features)
     spectrum, basis = _diagonalise(variances, features)
     _check_variances(spectrum)

@@ -102,6 +102,9 @@ def _consistency():
     c.roll_steps = 3  # from the data's noise down to the upper side
     c.ema_teacher = True  # False: gradient on both sides
     c.antithetic = True
+    c.ridge = (
+        0.0  # 0 is the unbiased loss, 1 that of the paper's code; between, noise is amplified less on the way down
+    )
     return c
 
 
@@ -246,6 +249,7 @@ _RULES = {
     "consistency.max_log_step": _positive,
     "consistency.step": _one_of(REVERSE_STEPS),
     "consistency.roll_steps": _positive,
+    "consistency.ridge": _share,
     "sampling.num_steps": ((lambda v: v >= 2), ">= 2"),
     "sampling.sigma_min": _positive,
     "sampling.rho": _positive,

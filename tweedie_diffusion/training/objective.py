@@ -65,6 +65,7 @@ def consistency_term(
         step=step,
         teacher=teacher if consistency.ema_teacher else None,
         antithetic=consistency.antithetic,
+        ridge=consistency.ridge,
     )
     return jnp.mean(jnp.where(used, edm_weight(sigma_t, sigma_data=sigma_data) * loss, 0.0))
 

@@ -22,6 +22,7 @@ def get_config(variant: str = ""):
 
     config.ambient.weight_cap = 64.0
     config.ambient.near_fraction = 0.5
+    config.consistency.weight = 2.0
     config.consistency.start = 150
     config.consistency.sigma_min = 0.07
     config.consistency.batch_fraction = 0.5

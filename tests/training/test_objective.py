@@ -67,7 +67,9 @@ def test_consistency_pairs_lie_anywhere_between_front_and_data_noise():
     assert steps.max() <= 0.3 * 1.0001
 
 
-def consistency_value(denoise, teacher, x_tn, sigma_tn, key=0, progress=1.0):
+def consistency_value(denoise, teacher, x_tn, sigma_tn, key=0, progress=1.0, ridge=0.0):
+    consistency = default_config().consistency
+    consistency.ridge = ridge
     return consistency_term(
         jax.random.key(key),
         denoise,
@@ -75,7 +77,7 @@ def consistency_value(denoise, teacher, x_tn, sigma_tn, key=0, progress=1.0):
         x_tn,
         sigma_tn,
         progress,
-        consistency=default_config().consistency,
+        consistency=consistency,
         sigma_data=SIGMA_DATA,
     )
 
@@ -84,6 +86,14 @@ def test_consistency_is_zero_at_the_exact_denoiser(rng):
     x_tn, sigma_tn = gaussian_batch(rng, 0.5), jnp.full(4096, 0.5)
     oracle = shifted(0.0)
     assert abs(float(consistency_value(oracle, oracle, x_tn, sigma_tn))) < 1e-6  # linear: antithetic noise cancels
+
+
+def test_the_ridge_weighs_the_variance_that_the_exact_denoiser_has(rng):
+    x_tn, sigma_tn = gaussian_batch(rng, 0.5), jnp.full(4096, 0.5)
+    oracle = shifted(0.0)
+    half, whole = (float(consistency_value(oracle, oracle, x_tn, sigma_tn, ridge=ridge)) for ridge in (0.5, 1.0))
+    assert whole > 0.01
+    np.testing.assert_allclose(half, whole / 2, rtol=1e-4)
 
 
 def test_consistency_sees_a_student_that_disagrees_with_its_teacher(rng):

@@ -102,9 +102,7 @@ def _consistency():
     c.roll_steps = 3  # from the data's noise down to the upper side
     c.ema_teacher = True  # False: gradient on both sides
     c.antithetic = True
-    c.ridge = (
-        0.0  # 0 is the unbiased loss, 1 that of the paper's code; between, noise is amplified less on the way down
-    )
+    c.ridge = 0.3  # 0 is exact and can diverge, 1 the squared difference of one draw (docs/maths.md, section 4)
     return c
 
 

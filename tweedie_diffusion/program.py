@@ -1,5 +1,6 @@
 """How every program starts and fails: flags, the compilation cache, one-line errors with exit code 2."""
 
+import ctypes
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     try:
         arguments = _parse()
         _use_compilation_cache()
+        _share_memory_between_threads()
         sys.exit(main(arguments))
     except (InputError, OSError) as error:  # OSError: a file or folder that cannot be read or written
         print("error:", " ".join(str(error).split()), file=sys.stderr)
@@ -54,3 +56,13 @@ def _use_compilation_cache() -> None:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "tweedie_diffusion" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _share_memory_between_threads() -> None:
+    """Two heaps for all threads: glibc gives each its own, up to eight a core, and XLA compiles on many threads.
+
+    What one of them frees stays in its heap: 0.3 GB more in a run of the digits.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(-8, 2)  # M_ARENA_MAX

@@ -25,6 +25,10 @@ def test_links_and_pictures_exist():
     assert [t for t in targets if not (ROOT / t).exists()] == []
 
 
+def test_nothing_is_left_to_fill_in():
+    assert re.findall(r"@[A-Z]+@|TODO|TBD", README) == []
+
+
 def test_every_setting_that_is_named_exists():
     settings = flatten(default_config())
     rows = [

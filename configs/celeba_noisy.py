@@ -1,7 +1,10 @@
 """CelebA faces (64×64, colour) seen through noise of σ = 0.2, with the hyper-parameters of EDM for FFHQ 64×64.
 
+    python -m tweedie_diffusion.main --config=configs/celeba_noisy.py --workdir=runs/celeba
+
 Needs the TFDS data set celeb_a, prepared once, and accelerators (Karras et al. 2022, table 7: batch 256, learning rate
-2e-4, 200 million images; the batch is split over all devices there are).
+2e-4, 200 million images; the batch is split over all devices there are). Not yet run at full length here: no number is
+claimed.
 """
 
 from tweedie_diffusion.training.config import default_config

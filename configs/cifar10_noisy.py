@@ -1,7 +1,10 @@
 """CIFAR-10 (32×32, colour) seen through noise of σ = 0.2, with the hyper-parameters of EDM.
 
+    python -m tweedie_diffusion.main --config=configs/cifar10_noisy.py --workdir=runs/cifar10
+
 Needs the TFDS data set cifar10, prepared once, and accelerators: 400 000 steps of 512 images are EDM's 200 million
-images over 8 GPUs (Karras et al. 2022, table 7); the batch is split over all devices there are.
+images over 8 GPUs (Karras et al. 2022, table 7); the batch is split over all devices there are. Not yet run at full
+length here: no number is claimed.
 """
 
 from tweedie_diffusion.training.config import default_config

@@ -1,4 +1,10 @@
-"""8×8 digits of scikit-learn, seen only through noise of σ = 0.5."""
+"""8×8 digits of scikit-learn, seen only through noise of σ = 0.5.
+
+    python -m tweedie_diffusion.main --config=configs/digits_noisy.py --workdir=runs/digits
+
+5 minutes on 2 CPU cores. MSE/σ² on held-out digits .67/.43/.29 at σ = .1/.2/.35; ambient score matching alone
+.91/.62/.36, clean training .43/.32/.24 (seed 0, 2026-11-24; README, Results).
+"""
 
 from tweedie_diffusion.training.config import default_config
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 
 from tweedie_diffusion.data.errors import InputError
 
@@ -22,6 +22,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     A wrong flag or config, an `InputError` or a missing file ends in one line on stderr and exit code 2.
     """
     app.define_help_flags()
+    flags.FLAGS.set_default("verbosity", logging.ERROR)  # Orbax warns of what is meant
     try:
         arguments = _parse()
         _use_compilation_cache()

@@ -20,13 +20,13 @@ from absl import flags
 from configs.digits_noisy import get_config
 from tweedie_diffusion import program
 from tweedie_diffusion.evaluation.pictures import save_curves
-from tweedie_diffusion.training.loop import train
+from tweedie_diffusion.training.loop import Stopped, train
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/digits_roads", "Where the runs live.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1"], "Each of the weights, the data's noise, the split and the training.")
+_DOCS = flags.DEFINE_string("docs", "docs", "Where the picture and the numbers go.")
 _STEPS = flags.DEFINE_integer("steps", 0, "Training steps of each; 0 takes those of the config.")
 
-DOCS = Path(__file__).parents[1] / "docs"
 COMPARED = (0.1, 0.2, 0.35)
 
 
@@ -70,18 +70,28 @@ def table(curves: dict) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int | None:
     """Train, compare, draw."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+    try:
+        return _compare()
+    except Stopped as stop:
+        print(f"{stop}. The same command goes on from there.")
+        return program.INTERRUPTED
+
+
+def _compare() -> None:
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout
     about = f"commit {commit.strip()}, {os.cpu_count()} cores of {platform.machine()}, {date.today()}"
     results = {}
     for seed in _SEEDS.value:
         results[seed] = train_all(int(seed))
         print(f"\nseed {seed}, {about}\n\n{table(results[seed])}", flush=True)
-    (DOCS / "digits_roads.json").write_text(json.dumps({"about": about, "seeds": results}, indent=1) + "\n")
+    docs = Path(_DOCS.value)
+    (docs / "digits_roads.json").write_text(json.dumps({"about": about, "seeds": results}, indent=1) + "\n")
     first = results[_SEEDS.value[0]]
     arrays = {name: {k: np.asarray(v) for k, v in curve.items()} for name, curve in first.items()}
-    save_curves(DOCS / "digits_curve.png", arrays, sigma_tn=[0.5])
+    save_curves(docs / "digits_curve.png", arrays, sigma_tn=[0.5])
 
 
 if __name__ == "__main__":

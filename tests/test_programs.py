@@ -115,3 +115,54 @@ def test_bad_input_ends_in_one_line_and_code_2(program, tmp_path, name, argument
     assert run.stderr.startswith("error: ")
     assert len(run.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def bad_config(folder):
+    path = folder / "bad.py"
+    path.write_text(
+        "from tweedie_diffusion.training.config import default_config\n"
+        "def get_config():\n    config = default_config()\n    config['nonsense'] = 1\n    return config\n"
+    )
+    return [f"--config={path}"], "unknown setting 'nonsense'"
+
+
+def broken_config(folder):
+    (folder / "broken.py").write_text("def get_config(:\n")
+    return [f"--config={folder}/broken.py"], "broken.py, line 1: invalid syntax"
+
+
+def not_a_number(folder):
+    np.save(folder / "x.npy", np.full((20, 8, 8), np.nan, np.float32))
+    return [f"--config.data.source={folder}/x.npy"], "NaN"
+
+
+def empty_folder(folder):
+    (folder / "images").mkdir()
+    return [f"--config.data.source={folder}/images"], "there is no PNG or JPEG image in"
+
+
+def unreadable_image(folder):
+    (folder / "images").mkdir()
+    for i in range(20):
+        (folder / "images" / f"{i}.png").write_bytes(b"not an image")
+    return [f"--config.data.source={folder}/images"], "is not a readable image"
+
+
+def other_run(folder):
+    (folder / "run").mkdir()
+    (folder / "run" / "config.json").write_text('{"seed": 7}')
+    return [], "holds a run with other settings"
+
+
+@pytest.mark.parametrize(
+    "arrange", [bad_config, broken_config, not_a_number, empty_folder, unreadable_image, other_run]
+)
+def test_bad_files_end_in_one_line_and_code_2(program, tmp_path, arrange):
+    arguments, message = arrange(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    run = program("main", f"--workdir={tmp_path}/run", *arguments)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert run.stderr.startswith("error: ")
+    assert len(run.stderr.strip().splitlines()) == 1
+    assert [p for p in sorted(tmp_path.rglob("*")) if "__pycache__" not in p.parts] == before

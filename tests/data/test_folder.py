@@ -1,8 +1,12 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.folder import read_image
 from tweedie_diffusion.data.sources import open_images
 
 
@@ -146,3 +150,15 @@ def test_a_stated_range_is_used(tmp_path):
     save(np.full((2, 2), 100, np.uint8), tmp_path / "a.png")
     images = open_images(str(tmp_path), value_range=(0, 100))
     np.testing.assert_allclose(images.scaling.to_unit(images.read(0)), np.ones((2, 2, 1)), rtol=1e-6)
+
+
+def test_16_bits_a_colour_are_refused_and_not_read_as_8(tmp_path):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)  # 2×1, 16 bits, colour
+    rows = b"\x00" + bytes(range(12))
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    with pytest.raises(InputError, match=r"deep.png has 16 bits a colour, .*: save it as .npz or .npy"):
+        read_image(tmp_path / "deep.png")

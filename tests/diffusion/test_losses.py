@@ -1,9 +1,11 @@
+import itertools
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 
 from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, denoising_loss, edm_weight
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser, mixture_denoiser
@@ -239,8 +241,7 @@ def test_ridge_adds_its_share_of_the_variance_of_a_draw(antithetic):
 @pytest.mark.parametrize("ridge", [0.0, 0.3, 1.0])
 def test_ridge_has_the_minimiser_of_its_closed_form(ridge):
     x_t = np.sqrt(V + T**2) * UNIT_DATA  # data N(0, V) at level T, read with a gain of 0.3
-    mean_gain, noise = 0.3 + R2 * (1 - 0.3), S**2 * (1 - R2)
-    best = 0.3 * mean_gain * (V + T**2) / (mean_gain**2 * (V + T**2) + ridge * noise)
+    best = minimiser(0.3, V, T, S, ridge)
 
     def loss(gain):
         options = {"sigma_t": T, "sigma_s": S, "teacher": linear(0.3, 0.0), "ridge": ridge}
@@ -248,6 +249,26 @@ def test_ridge_has_the_minimiser_of_its_closed_form(ridge):
 
     gradient = np.asarray(jax.jit(jax.jacfwd(loss))(best), np.float64)
     assert abs(gradient.mean()) < 5 * standard_error(gradient) < 0.02
+
+
+def minimiser(gain_t, variance, sigma_t, sigma_s, ridge):
+    """The closed form: the gain at sigma_s that is consistent with gain_t at sigma_t, for data N(0, variance)."""
+    r2, total = (sigma_s / sigma_t) ** 2, variance + sigma_t**2
+    mean_gain = gain_t + r2 * (1 - gain_t)
+    return gain_t * mean_gain * total / (mean_gain**2 * total + ridge * sigma_s**2 * (1 - r2))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("variance", [1e-8, 0.1, 100.0])
+def test_ridge_makes_the_exact_denoiser_of_a_higher_level(variance, ridge):
+    levels = np.geomspace(0.5, 0.05, 20_000)
+    gain = variance / (variance + levels[0] ** 2)
+    for sigma_t, sigma_s in itertools.pairwise(levels):
+        gain = minimiser(gain, variance, sigma_t, sigma_s, ridge)
+    slope = lambda s, y: 1 - ridge * np.exp(2 * (s - y)) * (variance + np.exp(2 * y)) / (variance + np.exp(2 * s))
+    tau = np.exp(solve_ivp(slope, np.log([0.5, 0.05]), np.log([0.5]), rtol=1e-8).y[0, -1])
+    np.testing.assert_allclose(gain, variance / (variance + tau**2), rtol=1e-3)
+    assert 0.05 * (1 + 2 * ridge * np.log(10)) ** 0.5 * 0.999 <= tau <= 0.5**ridge * 0.05 ** (1 - ridge) * 1.001
 
 
 def test_consistency_estimator_with_a_teacher_is_unbiased():

@@ -49,6 +49,8 @@ def test_a_missing_key_is_refused():
         ("data.sigma_tn", 100.0, "ambient.sigma_max must exceed"),
         ("data.held_out", 0.0, "data.held_out must be between 0 and 1"),
         ("data.range", (1.0,), r"data.range must be \(\) or"),
+        ("consistency.step", "heun", "consistency.step must be one of ancestral, midpoint, corrected"),
+        ("consistency.batch_fraction", 0.7, "consistency.batch_fraction must be 1 or 0.5 or 0.25"),
         ("model.network", "vit", "model.network must be one of unet, mlp"),
         ("model.embedding", "half", "model.embedding must be one of full, clamped, none"),
         ("model.remat", 1, "model.remat must be of type bool"),
@@ -68,4 +70,6 @@ def test_a_setting_that_cannot_work_is_refused(key, value, message):
 
 
 def test_difference_names_what_changed():
-    assert difference(default_config(), with_setting("data.sigma_tn", 0.25)) == ["data.sigma_tn: 0.5 -> 0.25"]
+    assert difference(to_json(default_config()), to_json(with_setting("data.sigma_tn", 0.25))) == [
+        "data.sigma_tn: 0.5 -> 0.25"
+    ]

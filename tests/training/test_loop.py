@@ -84,6 +84,37 @@ def test_a_workdir_of_another_config_is_refused_and_kept(config, tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_another_config_is_refused_before_the_first_save_too(config, tmp_path):
+    (tmp_path / "config.json").write_text('{"mine": 1}')
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        train(config, tmp_path)
+    assert contents(tmp_path).keys() == {"config.json"}
+    assert (tmp_path / "config.json").read_text() == '{"mine": 1}'
+
+
+def test_a_setting_that_an_older_run_did_not_have_is_not_slipped_in(config, tmp_path):
+    train(config, tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["consistency.ridge"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(InputError, match=r"consistency.ridge: None -> 0.3"):
+        train(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("data", "flip", True, "data.flip mirrors images, and the data is vectors"),
+        ("consistency", "sigma_min", 0.4, "consistency.sigma_min=0.4 must lie below the noise of the data, 0.3"),
+    ],
+)
+def test_settings_that_do_not_suit_the_data_are_refused(config, tmp_path, part, key, value, message):
+    config[part][key] = value
+    with pytest.raises(InputError, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_changed_data_is_refused(config, tmp_path):
     images = np.random.default_rng(0).uniform(-1, 1, (60, 2)).astype(np.float32)
     np.save(tmp_path / "points.npy", images)

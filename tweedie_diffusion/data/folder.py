@@ -71,6 +71,8 @@ def read_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
                 raise InputError(f"{path} has transparency, which has no noise model: save it without")
+            if image.format == "PNG" and image.mode == "RGB" and _bits(path) == 16:
+                raise InputError(f"{path} has 16 bits a colour, which would be read as 8: save it as .npz or .npy")
             if image.mode.startswith("I;16") or image.mode == "I":
                 array = np.asarray(image).astype(np.uint16)
             else:
@@ -80,6 +82,12 @@ def read_image(path: Path) -> np.ndarray:
             raise
         raise InputError(f"{path} is not a readable image") from error
     return array[..., None] if array.ndim == 2 else array
+
+
+def _bits(png: Path) -> int:
+    """Bits a channel, from the header: Pillow does not tell."""
+    with png.open("rb") as file:
+        return file.read(25)[24]
 
 
 def _plain(mode):

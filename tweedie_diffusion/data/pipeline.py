@@ -6,7 +6,6 @@ from typing import Any, cast
 import grain
 import numpy as np
 
-from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import NoisyImages
 
 
@@ -25,8 +24,6 @@ def batches(
         flip: mirror half of the images left to right; white noise stays white.
     """
     ordered = grain.MapDataset.source(cast(Any, noisy)).seed(seed).shuffle().repeat()
-    if flip and len(noisy[0]["x_tn"].shape) != 3:
-        raise InputError("data.flip mirrors images, and the data is vectors: set it to False")
     if flip:
         ordered = ordered.random_map(_flip_half)
     batched = ordered.batch(batch_size)

@@ -105,7 +105,8 @@ def consistency_loss(
         denoise: the denoiser that learns.
         x_t: [B, ...] at level sigma_t.
         sigma_t, sigma_s: floats or [B], sigma_t > 0, 0 < sigma_s <= sigma_t.
-        step: the reverse step that draws x_s; its noise never carries a gradient.
+        step: the stochastic reverse step that draws x_s; its noise never carries a gradient. The identity holds for
+            the reverse kernel and not along the ODE, so `euler_step` and `heun_step` bias even the exact denoiser.
         teacher: draws x_s in place of `denoise`, and gives the high side, without gradient. None: `denoise` does, and
             the gradient passes through the high side and both low sides.
         antithetic: each of the two differences averages `denoise` over a draw and its mirror image (sign ±1), which

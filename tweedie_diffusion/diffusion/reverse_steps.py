@@ -128,10 +128,5 @@ def corrected_step(key, denoise: DenoiseFn, x: jax.Array, sigma, sigma_next, *, 
     return _shrink(x, d, (sigma_next / sigma) ** 2) + expand(sigma_next * jnp.sqrt(lost), x) * restored
 
 
-REVERSE_STEPS = {
-    "euler": euler_step,
-    "heun": heun_step,
-    "ancestral": ancestral_step,
-    "midpoint": midpoint_step,
-    "corrected": corrected_step,
-}
+STOCHASTIC_STEPS = {"ancestral": ancestral_step, "midpoint": midpoint_step, "corrected": corrected_step}
+REVERSE_STEPS = {"euler": euler_step, "heun": heun_step} | STOCHASTIC_STEPS

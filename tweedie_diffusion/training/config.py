@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
+from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS, STOCHASTIC_STEPS
 
 Config = Any  # a ConfigDict, whose attributes a type checker cannot know
 NETWORKS = ("unet", "mlp")
@@ -94,11 +94,11 @@ def _consistency():
     c.weight = 1.0  # 0 leaves the term out: ambient score matching alone
     c.start = 200  # first step with the term
     c.ramp_steps = 200  # from no weight to full weight
-    c.batch_fraction = 0.25
+    c.batch_fraction = 0.25  # every fourth row
     c.sigma_min = 0.05  # lowest level it reaches
     c.anneal = 0.8  # part of the remaining training over which it goes down there
     c.max_log_step = 0.3  # of ln σ between the two sides
-    c.step = "ancestral"
+    c.step = "ancestral"  # or midpoint, corrected: the identity does not hold along the ODE
     c.roll_steps = 3  # from the data's noise down to the upper side
     c.ema_teacher = True  # False: gradient on both sides
     c.antithetic = True
@@ -178,9 +178,9 @@ def from_json(text: str) -> Config:
     return config
 
 
-def difference(old: Config, new: Config) -> list[str]:
-    """The keys whose values differ, as 'key: old -> new'."""
-    before, after = json.loads(to_json(old)), json.loads(to_json(new))
+def difference(old: str, new: str) -> list[str]:
+    """The keys whose values differ between two texts of `to_json`, as 'key: old -> new'; None where it is missing."""
+    before, after = json.loads(old), json.loads(new)
     keys = sorted(before | after)
     return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in keys if before.get(k) != after.get(k)]
 
@@ -241,11 +241,14 @@ _RULES = {
     "consistency.weight": _not_negative,
     "consistency.start": _not_negative,
     "consistency.ramp_steps": _not_negative,
-    "consistency.batch_fraction": ((lambda v: 0 < v <= 1), "in (0, 1]"),
+    "consistency.batch_fraction": (
+        (lambda v: v > 0 and (1 / v).is_integer()),
+        "1 or 0.5 or 0.25, one part of a whole number",
+    ),
     "consistency.sigma_min": _positive,
     "consistency.anneal": _share,
     "consistency.max_log_step": _positive,
-    "consistency.step": _one_of(REVERSE_STEPS),
+    "consistency.step": _one_of(STOCHASTIC_STEPS),
     "consistency.roll_steps": _positive,
     "consistency.ridge": _share,
     "sampling.num_steps": ((lambda v: v >= 2), ">= 2"),

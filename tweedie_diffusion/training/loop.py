@@ -73,7 +73,7 @@ def train(config: Config, workdir: Path) -> bool:
     facts = facts_of(dataset)
     network = build_network(config.model, facts)
     make_denoise = denoiser_maker(network, config.model, facts)
-    _check_levels(config, facts)
+    _check_facts(config, facts)
     fresh = lambda: init_params(purpose_key(config.seed, "weights"), network, facts)
     first_params = _params_of(config.init_from, fresh) if config.init_from and not has_checkpoints(workdir) else fresh
     open_workdir(workdir, config, facts)
@@ -93,8 +93,15 @@ def train(config: Config, workdir: Path) -> bool:
     return True
 
 
-def _check_levels(config, facts):
-    """The highest noise of the data against the levels of training and sampling."""
+def _check_facts(config, facts):
+    """What the settings ask for, against what the data is."""
+    if config.data.flip and len(facts.shape) != 3:
+        raise InputError("data.flip mirrors images, and the data is vectors: set it to False")
+    if config.consistency.weight and 0 < facts.sigma_tn_max <= config.consistency.sigma_min:
+        raise InputError(
+            f"consistency.sigma_min={config.consistency.sigma_min:g} must lie below the noise of the data, "
+            f"{facts.sigma_tn_max:g}: lower it, or set consistency.weight=0"
+        )
     for key, limit in (("ambient", config.ambient.sigma_max), ("sampling", config.sampling.sigma_max)):
         if facts.sigma_tn_max >= limit:
             raise InputError(

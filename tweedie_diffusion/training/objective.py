@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, edm_weight
 from tweedie_diffusion.diffusion.noise_levels import log_normal_sigma
-from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
+from tweedie_diffusion.diffusion.reverse_steps import STOCHASTIC_STEPS
 from tweedie_diffusion.diffusion.sampling import carry_down
 from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.training.config import Config
@@ -54,7 +54,7 @@ def consistency_term(
     sigma_t, sigma_s = consistency_levels(key_levels, sigma_tn, front, max_log_step=consistency.max_log_step)
     rolls = jnp.arange(consistency.roll_steps + 1)[:, None] / consistency.roll_steps
     grid = sigma_tn[None] * (sigma_t / sigma_tn)[None] ** rolls
-    step = REVERSE_STEPS[consistency.step]
+    step = STOCHASTIC_STEPS[consistency.step]
     x_t = jax.lax.stop_gradient(carry_down(key_roll, teacher, x_tn, grid, step=step))
     loss = consistency_loss(
         key_loss,

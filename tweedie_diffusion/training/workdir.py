@@ -7,7 +7,7 @@ import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.checkpoints import directory
-from tweedie_diffusion.training.config import Config, difference, from_json, to_json
+from tweedie_diffusion.training.config import Config, difference, to_json
 from tweedie_diffusion.training.facts import DataFacts
 
 # config.json        every setting
@@ -31,13 +31,13 @@ def check_workdir(workdir: Path, config: Config) -> None:
     saved = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file: choose a directory for --workdir")
-    if not has_checkpoints(workdir):
-        return  # nothing is lost: an earlier attempt ended before its first save
     if not saved.is_file():
-        raise InputError(f"{workdir} has checkpoints but no config.json: choose another --workdir")
+        if has_checkpoints(workdir):
+            raise InputError(f"{workdir} has checkpoints but no config.json: choose another --workdir")
+        return
     try:
-        changed = difference(from_json(saved.read_text()), config)
-    except (ValueError, KeyError, TypeError) as error:
+        changed = difference(saved.read_text(), to_json(config))
+    except (ValueError, TypeError) as error:
         raise InputError(f"{saved} cannot be read ({error}): choose another --workdir") from error
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -83,6 +83,17 @@ def test_a_folder_of_results_is_never_overwritten(model, tmp_path):
         run(model, tmp_path / "in", tmp_path / "out")
 
 
+def test_draws_never_replace_another_file(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "a_sample0"):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    with pytest.raises(InputError, match="a draw of a would replace another image's result"):
+        run(model, tmp_path / "in", tmp_path / "out", num_samples=1)
+    (tmp_path / "b_sample0.png").write_text("mine")
+    with pytest.raises(InputError, match=r"b_sample0\.png exists already"):
+        run(model, tmp_path / "in" / "a.png", tmp_path / "b.png", num_samples=1)
+
+
 def test_images_of_another_shape_are_refused(model, tmp_path):
     np.save(tmp_path / "in.npy", np.zeros((1, 4, 4, 3), np.float32))
     with pytest.raises(InputError, match="4×4×3, and the model takes 4×4×1"):

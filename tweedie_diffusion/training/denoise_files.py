@@ -34,6 +34,7 @@ def denoise_files(
     """
     read = read_images(source, model.facts.shape)
     _check_out(source, out, num_samples)
+    _check_draws(out, read.names, num_samples)
     scaling = scaling_for(read.images.dtype, model.facts.scaling)
     levels = _levels(model, sigma, read.sigma_tn, len(read.images))
     x_t = scaling.to_unit(read.images)
@@ -79,6 +80,19 @@ def _check_out(source, out, num_samples):
         check_output(out, ARRAYS[:1] if num_samples else ARRAYS)
     if out.is_file():
         raise InputError(f"{out} exists already: name another file, or remove it")
+
+
+def _check_draws(out, names, num_samples):
+    """The files of the draws must not replace others."""
+    if names is None:
+        taken = [_numbered(out, n) for n in range(num_samples) if out.suffix == ".png" and _numbered(out, n).exists()]
+        if taken:
+            raise InputError(f"{taken[0]} exists already: name another file, or remove it")
+        return
+    stems = {str(Path(name).with_suffix("")) for name in names}
+    clashes = sorted(s for s in stems for n in range(num_samples) if f"{s}_sample{n}" in stems)
+    if clashes:
+        raise InputError(f"a draw of {clashes[0]} would replace another image's result: rename one of the two")
 
 
 def _numbered(path, n):

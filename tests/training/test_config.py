@@ -51,6 +51,7 @@ def test_a_missing_key_is_refused():
         ("data.range", (1.0,), r"data.range must be \(\) or"),
         ("consistency.step", "heun", "consistency.step must be one of ancestral, midpoint, corrected"),
         ("consistency.batch_fraction", 0.7, "consistency.batch_fraction must be 1 or 0.5 or 0.25"),
+        ("evaluation.sigmas", (0.1, float("inf")), "evaluation.sigmas must be noise levels > 0"),
         ("model.network", "vit", "model.network must be one of unet, mlp"),
         ("model.embedding", "half", "model.embedding must be one of full, clamped, none"),
         ("model.remat", 1, "model.remat must be of type bool"),

@@ -105,6 +105,7 @@ def test_a_setting_that_an_older_run_did_not_have_is_not_slipped_in(config, tmp_
     ("part", "key", "value", "message"),
     [
         ("data", "flip", True, "data.flip mirrors images, and the data is vectors"),
+        ("model", "dropout", 0.1, "model.dropout and model.remat are of the unet"),
         ("consistency", "sigma_min", 0.4, "consistency.sigma_min=0.4 must lie below the noise of the data, 0.3"),
     ],
 )

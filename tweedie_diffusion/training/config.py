@@ -255,6 +255,6 @@ _RULES = {
     "sampling.sigma_min": _positive,
     "sampling.rho": _positive,
     "sampling.step": _one_of(REVERSE_STEPS),
-    "evaluation.sigmas": ((lambda v: len(v) > 0 and all(s > 0 for s in v)), "noise levels > 0"),
+    "evaluation.sigmas": ((lambda v: len(v) > 0 and all(0 < s < math.inf for s in v)), "noise levels > 0"),
     "evaluation.num_images": _positive,
 }

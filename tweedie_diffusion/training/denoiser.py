@@ -33,6 +33,8 @@ def build_network(model: Config, facts: DataFacts) -> nn.Module:
             raise InputError(
                 f"the mlp takes vectors, and the data has shape {list(facts.shape)}: set model.network=unet"
             )
+        if model.dropout or model.remat:
+            raise InputError("model.dropout and model.remat are of the unet: leave them out for the mlp")
         return MLP(model.width, model.depth, num_classes, dtype)
     try:
         check_image_shape(facts.shape, len(model.channel_multipliers))

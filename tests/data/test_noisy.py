@@ -70,6 +70,18 @@ def test_an_example_is_corrupted_with_its_own_index(part):
         np.testing.assert_array_equal(examples[i]["x_tn"], expected)
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 2**20])
+def test_many_examples_at_once_are_those_one_by_one(monkeypatch, cache_bytes):
+    monkeypatch.setattr(noisy, "CACHE_BYTES", cache_bytes)
+    train = opened(gaussian_images(500), clean_fraction=0.3).train
+    order = np.random.default_rng(0).integers(len(train), size=300)  # more than a chunk, some twice
+    rows = train.rows(order)
+    monkeypatch.setattr(noisy, "CACHE_BYTES", 0)
+    singly = opened(gaussian_images(500), clean_fraction=0.3).train
+    for name, values in rows.items():
+        np.testing.assert_array_equal(values, [singly[i][name] for i in order])
+
+
 def test_an_image_keeps_its_noise_whatever_the_split():
     one, other = opened(gaussian_images(), split_seed=1), opened(gaussian_images(), split_seed=2, held_out=0.5)
     index = next(i for i in labels_of(one.train) if i in labels_of(other.held_out))
@@ -204,7 +216,7 @@ def test_sigma_data_is_estimated_from_noisy_images(std, clean_fraction):
 def test_sigma_data_looks_at_no_more_images_than_asked(monkeypatch):
     monkeypatch.setattr(noisy, "CACHE_BYTES", 0)
     train, read = opened(gaussian_images(100)).train, []
-    monkeypatch.setattr(train, "_open", lambda i: (read.append(i) or np.full((4, 4, 1), float(i % 2)), -1))
+    monkeypatch.setattr(train, "_open", lambda i: (read.extend(i) or np.tile(i[:, None] % 2, 16) * 1.0, -1))
     estimate_sigma_data(train, num_images=10)
     assert len(read) == 10
     assert [min(read), max(read)] == list(train._indices[[0, -1]])

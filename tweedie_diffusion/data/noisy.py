@@ -8,11 +8,12 @@ import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.sources import Images
-from tweedie_diffusion.diffusion.corruption import corrupt_example
+from tweedie_diffusion.diffusion.corruption import corrupt_example, corrupt_examples
 from tweedie_diffusion.diffusion.rows import purpose_key
 
 # Noisy float32 images are kept in memory up to this many bytes, so that each is read and corrupted once.
 CACHE_BYTES = 2**30
+CHUNK = 256  # examples corrupted in one call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,28 +63,35 @@ class NoisyImages:
         return len(self._indices)
 
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
-        sigma_tn = self._levels[self._indices[index]]
-        if self._cache is not None and self._cached[index]:
-            return {"x_tn": self._cache[index].copy(), "sigma_tn": sigma_tn, "label": self._labels[index]}
-        x_tn, label = self._open(int(self._indices[index]))
-        if self._cache is not None:
-            self._cache[index], self._labels[index] = x_tn, label
-            self._cached[index] = True
-        return {"x_tn": x_tn, "sigma_tn": sigma_tn, "label": label}
+        return {name: rows[0] for name, rows in self.rows(np.array([index])).items()}
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices` [B], as arrays [B, ...]."""
+        sigma_tn = self._levels[self._indices[indices]]
+        if self._cache is None:
+            x_tn, labels = self._open(self._indices[indices])
+            return {"x_tn": x_tn, "sigma_tn": sigma_tn, "label": labels}
+        missing = np.unique(indices[~self._cached[indices]])
+        if len(missing):
+            self._cache[missing], self._labels[missing] = self._open(self._indices[missing])
+            self._cached[missing] = True
+        return {"x_tn": self._cache[indices], "sigma_tn": sigma_tn, "label": self._labels[indices]}
 
     @property
     def sigma_tn(self) -> np.ndarray:
         """[len] the level of every example."""
         return self._levels[self._indices]
 
-    def _open(self, index):
-        x_tn = self._images.scaling.to_unit(self._images.read(index))
+    def _open(self, indices):
+        x_tn = np.stack([self._images.scaling.to_unit(self._images.read(int(i))) for i in indices])
         if self._corrupt is not None:
-            x_tn = self._corrupt(index, x_tn, self._levels[index])
-        if not np.isfinite(x_tn).all():
-            raise InputError(f"image {index} holds NaN or infinity: remove it")
-        label = self._images.read_label(index) if self._images.read_label else -1
-        return x_tn, np.asarray(label, np.int32)
+            x_tn = self._corrupt(indices, x_tn, self._levels[indices])
+        finite = np.isfinite(x_tn).reshape(len(x_tn), -1).all(axis=1)
+        if not finite.all():
+            raise InputError(f"image {indices[~finite][0]} holds NaN or infinity: remove it")
+        read_label = self._images.read_label
+        labels = [read_label(int(i)) for i in indices] if read_label else np.full(len(indices), -1)
+        return x_tn, np.asarray(labels, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +154,7 @@ def estimate_sigma_data(noisy: NoisyImages, num_images: int = 4096) -> float:
         InputError: if the stated noise is more than the whole variance of the images.
     """
     chosen = np.unique(np.linspace(0, len(noisy) - 1, min(num_images, len(noisy))).astype(int))
-    x_tn = np.stack([noisy[i]["x_tn"] for i in chosen])
+    x_tn = noisy.rows(chosen)["x_tn"]
     noise_variance = float(np.mean(np.square(noisy.sigma_tn[chosen].astype(np.float64))))
     variance = float(x_tn.var(dtype=np.float64))
     if variance <= noise_variance:
@@ -167,8 +175,16 @@ def _corrupter(key):
     cpu = jax.local_devices(backend="cpu")[0]
     key = jax.device_put(key, cpu)
 
-    def corrupt(index, x_0, sigma_tn):
+    def corrupt(indices, x_0, sigma_tn):
         with jax.default_device(cpu):
-            return np.asarray(corrupt_example(key, int(index), x_0, sigma_tn=float(sigma_tn)))
+            if len(indices) == 1:
+                return np.asarray(corrupt_example(key, int(indices[0]), x_0[0], sigma_tn=float(sigma_tn[0])))[None]
+            # Chunks of one size, so that one program is compiled; the last is filled up.
+            padded = np.resize(np.arange(len(indices)), -(-len(indices) // CHUNK) * CHUNK)
+            chunks = [
+                corrupt_examples(key, indices[rows], x_0[rows], sigma_tn=sigma_tn[rows])
+                for rows in padded.reshape(-1, CHUNK)
+            ]
+            return np.concatenate(chunks)[: len(indices)]
 
     return corrupt

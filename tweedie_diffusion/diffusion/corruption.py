@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tweedie_diffusion.diffusion.rows import as_rows, check_levels, expand, is_known, normal
 
@@ -53,6 +54,28 @@ def corrupt_example(key: jax.Array, index, x_0, *, sigma_tn) -> jax.Array:
     return x_0 + jnp.float32(sigma_tn) * _unit_noise(key, jnp.asarray(index, jnp.uint32), x_0.shape)
 
 
+def corrupt_examples(key: jax.Array, indices: np.ndarray, x_0: np.ndarray, *, sigma_tn: np.ndarray) -> np.ndarray:
+    """`corrupt_example` for many examples in one call, bit for bit.
+
+    Args:
+        key: one key for the whole data set.
+        indices: [B] of the examples, in [0, 2³²).
+        x_0: [B, ...] clean examples.
+        sigma_tn: [B], >= 0.
+
+    Returns:
+        [B, ...] float32.
+    """
+    noise = np.asarray(_unit_noises(key, np.asarray(indices, np.uint32), x_0.shape[1:]))
+    return np.float32(x_0) + np.float32(sigma_tn).reshape(-1, *[1] * (x_0.ndim - 1)) * noise
+
+
 @partial(jax.jit, static_argnames="shape")
 def _unit_noise(key, index, shape):
     return jax.random.normal(jax.random.fold_in(key, index), shape)
+
+
+@partial(jax.jit, static_argnames="shape")
+def _unit_noises(key, indices, shape):
+    # A loop over examples and not a batch of them: each then runs the program of `_unit_noise`.
+    return jax.lax.map(lambda index: _unit_noise(key, index, shape), indices)

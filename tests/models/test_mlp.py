@@ -84,3 +84,19 @@ def test_bfloat16_computes_with_float32_weights_and_output(x):
 def test_images_are_sent_to_the_unet():
     with pytest.raises(ValueError, match="use the U-Net for images"):
         jax.eval_shape(MLP(**SMALL).init, jax.random.key(0), jnp.zeros((1, 4, 4, 1)), jnp.zeros(1))
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_fourier_features_have_the_frequencies_asked_for(scale):
+    # A lone first layer reads cos(w·x): its second derivative along one axis is −w² at 0.
+    network = MLP(width=4, depth=0, fourier_features=4000, fourier_scale=scale)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1))
+    assert shapes["params"]["Dense_0"]["kernel"].shape == (2 + 8000, 4)
+    params = jax.tree.map(lambda s: jnp.zeros(s.shape), shapes)
+    kernel = params["params"]["Dense_0"]["kernel"].at[2:4002, 0].set(1 / 4000)  # the mean of the cosines
+    params["params"]["Dense_0"]["kernel"] = kernel
+    params["params"]["Dense_1"]["kernel"] = jnp.ones((4, 2))
+    out = lambda x: network.apply(params, jnp.array([[x, 0.0]]), jnp.zeros(1))[0, 0]
+    mean_cosine = np.exp(-(scale**2) * 0.3**2 / 2)  # E cos(w·0.3), w ~ N(0, scale²)
+    expected = mean_cosine / (1 + np.exp(-mean_cosine))
+    assert abs(out(0.3) - expected) < 5 * 0.5**0.5 / 4000**0.5

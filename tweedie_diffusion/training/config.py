@@ -57,6 +57,8 @@ def _model():
     c.dropout = 0.0
     c.width = 128  # of the mlp
     c.depth = 3  # of the mlp
+    c.fourier_features = 0  # of the mlp: frequencies of the input beside x itself
+    c.fourier_scale = 1.0  # standard deviation of those frequencies
     c.class_conditional = False
     c.label_dropout = 0.1  # part of the labels hidden in training, so that the model also works without
     c.embedding = "full"  # how the network learns of σ below the data's noise: full, clamped, none
@@ -223,6 +225,8 @@ _RULES = {
     "model.label_dropout": ((lambda v: 0 <= v < 1), "in [0, 1)"),
     "model.width": _positive,
     "model.depth": _positive,
+    "model.fourier_features": _not_negative,
+    "model.fourier_scale": _positive,
     "model.embedding": _one_of(EMBEDDINGS),
     "model.dtype": _one_of(DTYPES),
     "training.steps": _positive,

@@ -13,7 +13,7 @@ from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.step import init_state, make_mesh, make_optimizer, make_train_step
 
 
-def quadratic(params, teacher_params, key, batch, step):
+def quadratic(params, teacher_params, key, batch, step, buffer):
     loss = jnp.mean((params["w"] - batch["x_tn"]) ** 2)
     return loss, {"loss": loss}
 

@@ -47,7 +47,14 @@ def denoising_loss(key: jax.Array, denoise: DenoiseFn, x_0: jax.Array, *, sigma_
 
 
 def ambient_loss(
-    key: jax.Array, denoise: DenoiseFn, x_tn: jax.Array, *, sigma_tn, sigma_t, weight_cap: float = 16.0
+    key: jax.Array,
+    denoise: DenoiseFn,
+    x_tn: jax.Array,
+    *,
+    sigma_tn,
+    sigma_t,
+    weight_cap: float = 16.0,
+    antithetic: bool = False,
 ) -> jax.Array:
     """Ambient denoising score matching: exact above the data's noise, from noisy data alone.
 
@@ -64,6 +71,8 @@ def ambient_loss(
         sigma_tn: float or [B], >= 0; 0 marks a clean example.
         sigma_t: float or [B], > sigma_tn.
         weight_cap: the cap on 1/a²; 1 is the plain loss.
+        antithetic: the mean over η and −η, which cancels the part of the gradient's noise that is odd in η: near
+            σ_tn, where 1/a² swells it, nearly all. Twice the calls.
 
     Returns:
         [B].
@@ -75,11 +84,17 @@ def ambient_loss(
         raise ValueError(f"weight_cap must be >= 1 (got {weight_cap}): 1 is plain ADSM")
     check_levels(sigma_tn, sigma_t, "sigma_t must exceed sigma_tn >= 0", strict=True)
     sigma_tn, sigma_t = as_rows(sigma_tn, x_tn), as_rows(sigma_t, x_tn)
-    x_t = add_noise(key, x_tn, sigma_s=sigma_tn, sigma_t=sigma_t)
-    residual = denoised_at_level(x_t, denoise(x_t, sigma_t), sigma_t=sigma_t, sigma_tn=sigma_tn) - x_tn
     a = signal_fraction(sigma_t, sigma_tn)
     weight = 1 / jnp.maximum(jnp.square(a), 1 / weight_cap)
-    return weight * mean_features(jnp.square(residual))
+
+    def one(x_t):
+        residual = denoised_at_level(x_t, denoise(x_t, sigma_t), sigma_t=sigma_t, sigma_tn=sigma_tn) - x_tn
+        return weight * mean_features(jnp.square(residual))
+
+    x_t = add_noise(key, x_tn, sigma_s=sigma_tn, sigma_t=sigma_t)
+    if not antithetic:
+        return one(x_t)
+    return jax.vmap(one)(jnp.stack([x_t, 2 * x_tn - x_t])).mean(axis=0)
 
 
 def consistency_loss(
@@ -91,6 +106,8 @@ def consistency_loss(
     sigma_s,
     step: ReverseStep = ancestral_step,
     teacher: DenoiseFn | None = None,
+    sampler: DenoiseFn | None = None,
+    draws: int = 2,
     antithetic: bool = False,
     ridge: float = 0.0,
 ) -> jax.Array:
@@ -98,7 +115,8 @@ def consistency_loss(
 
     The exact denoiser is a martingale of the reverse process, denoise(x_t) = E[denoise(x_s) | x_t], so with two
     independent draws x_s¹, x_s² given x_t the mean of the product is ‖bias‖², without the +Var/K of a squared mean
-    (arXiv:2404.10177, theorem 3.3 and equation 3.6). The estimator may be negative.
+    (arXiv:2404.10177, theorem 3.3 and equation 3.6). The estimator may be negative. With K draws it is the mean over
+    all pairs, the U-statistic (‖Σd‖² − Σ‖d‖²)/(K(K − 1)) of the differences d.
 
     Args:
         key: one key, or [B] keys.
@@ -108,8 +126,10 @@ def consistency_loss(
         step: the stochastic reverse step that draws x_s; its noise never carries a gradient. The identity holds for
             the reverse kernel and not along the ODE, so `euler_step` and `heun_step` bias even the exact denoiser.
         teacher: draws x_s in place of `denoise`, and gives the high side, without gradient. None: `denoise` does, and
-            the gradient passes through the high side and both low sides.
-        antithetic: each of the two differences averages `denoise` over a draw and its mirror image (sign ±1), which
+            the gradient passes through the high side and all low sides.
+        sampler: draws x_s, whatever gives the high side. None: the teacher, or `denoise` without one.
+        draws: K >= 2.
+        antithetic: each of the differences averages `denoise` over a draw and its mirror image (sign ±1), which
             cancels the noise that is odd in z. Twice the calls on the low side.
         ridge: κ in [0, 1]: adds κ·Var[denoise(x_s) | x_t], so that errors grow as σ^{−2(1−κ)} on the way down instead
             of σ^{−2} (docs/maths.md, section 4). 0 is exact, 1 the squared difference of one draw.
@@ -118,14 +138,17 @@ def consistency_loss(
         [B], unbiased for the squared bias plus the ridge.
 
     Raises:
-        ValueError: if sigma_s > sigma_t or sigma_s <= 0 (levels under jit are not checked), or ridge is outside [0, 1].
+        ValueError: if sigma_s > sigma_t or sigma_s <= 0 (levels under jit are not checked), draws < 2, or ridge is
+            outside [0, 1].
     """
+    if draws < 2:
+        raise ValueError(f"draws must be >= 2 (got {draws}): the square of one draw is biased by its variance")
     if not 0 <= ridge <= 1:
         raise ValueError(f"ridge must lie in [0, 1] (got {ridge}): 0 is the unbiased loss")
     check_levels(sigma_s, sigma_t, "sigma_t must be at least sigma_s > 0")
     check_levels(0.0, sigma_s, "sigma_s must be > 0", strict=True)
     sigma_t, sigma_s = as_rows(sigma_t, x_t), as_rows(sigma_s, x_t)
-    sampler = teacher or denoise
+    sampler = sampler or teacher or denoise
     high = jax.lax.stop_gradient(teacher(x_t, sigma_t)) if teacher else denoise(x_t, sigma_t)
 
     signs = jnp.array([1.0, -1.0] if antithetic else [1.0])
@@ -134,9 +157,13 @@ def consistency_loss(
         x_s = jax.lax.stop_gradient(step(draw_key, sampler, x_t, sigma_t, sigma_s, sign=sign))
         return denoise(x_s, sigma_s)
 
-    # All draws in one call of the network: [2 draws, 1 or 2 signs, B, ...].
+    # All draws in one call of the network: [K draws, 1 or 2 signs, B, ...].
     over_signs = jax.vmap(low, in_axes=(None, 0))
-    differences = jax.vmap(over_signs, in_axes=(0, None))(split(key, 2), signs) - high[None, None]
-    first, second = differences.mean(axis=1)
+    differences = jax.vmap(over_signs, in_axes=(0, None))(split(key, draws), signs) - high[None, None]
     square = jnp.square(differences).mean(axis=(0, 1))
-    return mean_features((1 - ridge) * first * second + ridge * square)
+    each = differences.mean(axis=1)
+    if draws == 2:
+        product = each[0] * each[1]
+    else:
+        product = (jnp.square(each.sum(axis=0)) - jnp.square(each).sum(axis=0)) / (draws * (draws - 1))
+    return mean_features((1 - ridge) * product + ridge * square)

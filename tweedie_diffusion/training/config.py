@@ -26,6 +26,7 @@ def default_config() -> Config:
     config.training = _training()
     config.ambient = _ambient()
     config.consistency = _consistency()
+    config.refresh = _refresh()
     config.sampling = _sampling()
     config.evaluation = _evaluation()
     return config.lock()
@@ -88,6 +89,7 @@ def _ambient():
     c.sigma_max = 80.0
     c.weight_cap = 16.0  # of 1/a² (Ambient Omni)
     c.near_fraction = 0.0  # part of the batch drawn log-uniform in [1.02, 2.5]·σ_tn
+    c.antithetic = False  # every image with η and −η: less variance near σ_tn, twice the calls
     return c
 
 
@@ -95,6 +97,8 @@ def _consistency():
     c = ConfigDict()
     c.weight = 1.0  # 0 leaves the term out: ambient score matching alone
     c.start = 200  # first step with the term
+    c.stop = 0  # first step without it again; 0 keeps it to the end
+    c.anchor = "below"  # upper side anywhere below σ_tn (the theorem), or "above" it (the code of the paper)
     c.ramp_steps = 200  # from no weight to full weight
     c.batch_fraction = 0.25  # every fourth row
     c.sigma_min = 0.05  # lowest level it reaches
@@ -102,9 +106,26 @@ def _consistency():
     c.max_log_step = 0.3  # of ln σ between the two sides
     c.step = "ancestral"  # or midpoint, corrected: the identity does not hold along the ODE
     c.roll_steps = 3  # from the data's noise down to the upper side
-    c.ema_teacher = True  # False: gradient on both sides
+    c.ema_teacher = True  # the average of the weights draws the lower side; False: the weights themselves
+    c.gradient = "low"  # or both: whether the upper side learns too
+    c.draws = 2  # of the lower side; more make the mean over all their pairs
     c.antithetic = True
     c.ridge = 0.3  # 0 is exact and can diverge, 1 the squared difference of one draw (docs/maths.md, section 4)
+    return c
+
+
+def _refresh():
+    c = ConfigDict()
+    c.weight = 0.0  # of the denoising loss on posterior draws; 0 leaves the term out
+    c.start = 200  # first step with the term: the buffer is filled then
+    c.capacity = 4096  # draws kept
+    c.every = 8  # steps from one refresh to the next
+    c.rows = 8  # draws replaced at each, the oldest first
+    c.num_steps = 16  # of the reverse process from the data's noise down to sigma_min
+    c.sigma_min = 0.05  # its last level; the term trains from half of it up to 1.1·σ_tn
+    c.step = "corrected"  # or midpoint; ancestral loses variance and collapses
+    c.relaxation = 0.0  # ω of the weights of the draws by maximum likelihood, below 2; 0 keeps them equal
+    c.batch_fraction = 0.5  # rows of the term, as a part of the batch
     return c
 
 
@@ -151,6 +172,12 @@ def check_config(config: Config) -> None:
         raise InputError("sampling.sigma_min must lie below sampling.sigma_max")
     if flat["ambient.sigma_max"] <= flat["data.sigma_tn"]:
         raise InputError("ambient.sigma_max must exceed data.sigma_tn: training happens above the data's noise")
+    if flat["refresh.weight"] and flat["refresh.capacity"] < flat["training.batch_size"]:
+        raise InputError(
+            "refresh.capacity must be at least training.batch_size: the buffer is filled a batch at a time"
+        )
+    if flat["refresh.rows"] > flat["training.batch_size"]:
+        raise InputError("refresh.rows must not exceed training.batch_size: the draws belong to images of the batch")
     if flat["data.noisy_already"] and flat["data.clean_fraction"]:
         raise InputError(
             "data.clean_fraction needs noise that is added here: state clean images as sigma_tn = 0 in an .npz"
@@ -244,6 +271,8 @@ _RULES = {
     "ambient.near_fraction": _share,
     "consistency.weight": _not_negative,
     "consistency.start": _not_negative,
+    "consistency.stop": _not_negative,
+    "consistency.anchor": _one_of(("below", "above")),
     "consistency.ramp_steps": _not_negative,
     "consistency.batch_fraction": (
         (lambda v: v > 0 and (1 / v).is_integer()),
@@ -254,7 +283,19 @@ _RULES = {
     "consistency.max_log_step": _positive,
     "consistency.step": _one_of(STOCHASTIC_STEPS),
     "consistency.roll_steps": _positive,
+    "consistency.gradient": _one_of(("low", "both")),
+    "consistency.draws": ((lambda v: v >= 2), ">= 2"),
     "consistency.ridge": _share,
+    "refresh.weight": _not_negative,
+    "refresh.start": _not_negative,
+    "refresh.capacity": _positive,
+    "refresh.every": _positive,
+    "refresh.rows": _not_negative,
+    "refresh.num_steps": _positive,
+    "refresh.sigma_min": _positive,
+    "refresh.step": _one_of(STOCHASTIC_STEPS),
+    "refresh.relaxation": ((lambda v: 0 <= v < 2), "in [0, 2)"),
+    "refresh.batch_fraction": ((lambda v: 0 < v <= 1), "in (0, 1]"),
     "sampling.num_steps": ((lambda v: v >= 2), ">= 2"),
     "sampling.sigma_min": _positive,
     "sampling.rho": _positive,

@@ -1,5 +1,6 @@
 """Train, and resume by the same call."""
 
+import functools
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,15 @@ from tweedie_diffusion.training.facts import facts_of
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import make_objective
 from tweedie_diffusion.training.results import held_out_curve, write_results
-from tweedie_diffusion.training.step import TrainState, init_state, make_mesh, make_optimizer, make_train_step
+from tweedie_diffusion.training.step import (
+    TrainState,
+    first_buffer,
+    init_state,
+    make_mesh,
+    make_optimizer,
+    make_refresh_step,
+    make_train_step,
+)
 from tweedie_diffusion.training.trained import TrainedModel, load_run
 from tweedie_diffusion.training.workdir import check_workdir, has_checkpoints, open_workdir
 
@@ -79,14 +88,15 @@ def train(config: Config, workdir: Path) -> bool:
     open_workdir(workdir, config, facts)
 
     optimizer = make_optimizer(config.training)
+    new_state = lambda params: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
     with Checkpoints(workdir, keep=config.training.keep_checkpoints) as checkpoints:
         newest = checkpoints.latest_step()
         if newest == config.training.steps and (workdir / "denoising_curve.json").is_file():
             return False
         if newest is None:
-            state = jax.device_put(init_state(first_params(), optimizer), NamedSharding(mesh, PartitionSpec()))
+            state = jax.device_put(new_state(first_params), NamedSharding(mesh, PartitionSpec()))
         else:
-            state = checkpoints.restore(newest, jax.eval_shape(lambda: init_state(fresh(), optimizer)), mesh)
+            state = checkpoints.restore(newest, jax.eval_shape(lambda: new_state(fresh)), mesh)
         model = TrainedModel(config, facts, make_denoise, state.ema_params)
         state = _run(state, config, workdir, dataset, model, checkpoints, optimizer, mesh)
     write_results(workdir, model.with_params(state.ema_params), dataset)
@@ -97,11 +107,16 @@ def _check_facts(config, facts):
     """What the settings ask for, against what the data is."""
     if config.data.flip and len(facts.shape) != 3:
         raise InputError("data.flip mirrors images, and the data is vectors: set it to False")
-    if config.consistency.weight and 0 < facts.sigma_tn_max <= config.consistency.sigma_min:
-        raise InputError(
-            f"consistency.sigma_min={config.consistency.sigma_min:g} must lie below the noise of the data, "
-            f"{facts.sigma_tn_max:g}: lower it, or set consistency.weight=0"
-        )
+    for road in ("consistency", "refresh"):
+        if not config[road].weight:
+            continue
+        if facts.sigma_tn_max == 0:
+            raise InputError(f"{road} works below the noise of the data, and no image is noisy: set {road}.weight=0")
+        if facts.sigma_tn_max <= config[road].sigma_min:
+            raise InputError(
+                f"{road}.sigma_min={config[road].sigma_min:g} must lie below the noise of the data, "
+                f"{facts.sigma_tn_max:g}: lower it, or set {road}.weight=0"
+            )
     for key, limit in (("ambient", config.ambient.sigma_max), ("sampling", config.sampling.sigma_max)):
         if facts.sigma_tn_max >= limit:
             raise InputError(
@@ -124,26 +139,41 @@ def _params_of(workdir, fresh):
 def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimizer, mesh) -> TrainState:
     """The steps that are left."""
     training, first = config.training, int(state.step)
-    step_of = lambda with_consistency: make_train_step(
-        make_objective(config, model.make_denoise, model.facts.sigma_data, with_consistency=with_consistency),
-        optimizer,
-        ema_decay=training.ema_decay,
-        seed=config.seed,
-        mesh=mesh,
+    step_of = functools.cache(
+        lambda with_consistency, with_refresh: make_train_step(
+            make_objective(
+                config,
+                model.make_denoise,
+                model.facts.sigma_data,
+                with_consistency=with_consistency,
+                with_refresh=with_refresh,
+            ),
+            optimizer,
+            ema_decay=training.ema_decay,
+            seed=config.seed,
+            mesh=mesh,
+        )
     )
-    ambient_step, full_step = step_of(False), step_of(True)
-    start = config.consistency.start if config.consistency.weight else training.steps
-    data = batches(dataset.train, batch_size=training.batch_size, seed=config.seed, start=first, flip=config.data.flip)
+    refresh_step = make_refresh_step(config, model.make_denoise, mesh)
+    open_batches = lambda start: batches(
+        dataset.train, batch_size=training.batch_size, seed=config.seed, start=start, flip=config.data.flip
+    )
+    data, terms = open_batches(first), None
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     with (
         _stop_requests() as stop_requested,  # first, so that a run that shows itself can be stopped
         Metrics(workdir, start=first, total=training.steps, batch_size=training.batch_size) as metrics,
     ):
         for step in range(first, training.steps):
-            if step in (first, start):
-                metrics.say(f"step {step}: compiling" + (" the consistency term" if step >= start else ""))
+            if terms != (terms := _terms(config, step)):
+                metrics.say(f"step {step}: compiling {' + '.join(['ambient score matching', *terms])}")
+            if "refresh" in terms and step == config.refresh.start:
+                metrics.say(f"step {step}: drawing {config.refresh.capacity} images from the posterior")
+                state = _fill_buffer(state, config, open_batches(step), model.make_denoise, mesh)
             batch = jax.device_put(next(data), sharding)
-            state, scalars = (full_step if step >= start else ambient_step)(state, batch)
+            if "refresh" in terms and step % config.refresh.every == 0:
+                state = refresh_step(state, batch)
+            state, scalars = step_of("consistency" in terms, "refresh" in terms)(state, batch)
             metrics.advance()
             done = step + 1
             stopping = stop_requested()
@@ -159,6 +189,26 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
                 curve = held_out_curve(model.with_params(state.ema_params), dataset)
                 named = zip(curve["sigma"], curve["relative_mse"], strict=True)
                 metrics.write(done, {f"held_out_mse/{sigma:g}": mse for sigma, mse in named})
+    return state
+
+
+def _terms(config, step: int) -> list[str]:
+    """The terms below the data's noise that are part of the objective at a step."""
+    consistency, refresh = config.consistency, config.refresh
+    terms = []
+    if consistency.weight and consistency.start <= step < (consistency.stop or step + 1):
+        terms.append("consistency")
+    if refresh.weight and step >= refresh.start:
+        terms.append("refresh")
+    return terms
+
+
+def _fill_buffer(state: TrainState, config, data, make_denoise, mesh) -> TrainState:
+    """The state with as many posterior draws as its buffer holds, one for each image of `data`."""
+    fill = make_refresh_step(config, make_denoise, mesh, filling=True)
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    for _ in range(-(-config.refresh.capacity // config.training.batch_size)):
+        state = fill(state, jax.device_put(next(data), sharding))
     return state
 
 

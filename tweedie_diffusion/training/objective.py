@@ -1,10 +1,14 @@
-"""The training objective: ambient score matching above the data's noise, consistency below it."""
+"""The training objective: ambient score matching above the data's noise, consistency or refresh below it."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, edm_weight
+from tweedie_diffusion.diffusion.corruption import add_noise
+from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, denoising_loss, edm_weight
 from tweedie_diffusion.diffusion.noise_levels import log_normal_sigma
+from tweedie_diffusion.diffusion.refresh import ReplayBuffer, draw_rows
 from tweedie_diffusion.diffusion.reverse_steps import STOCHASTIC_STEPS
 from tweedie_diffusion.diffusion.sampling import carry_down
 from tweedie_diffusion.diffusion.types import DenoiseFn
@@ -23,7 +27,15 @@ def ambient_term(key, denoise: DenoiseFn, x_tn, sigma_tn, *, ambient: Config, si
     near = sigma_tn * 1.02 * (2.5 / 1.02) ** jax.random.uniform(key_near, (batch,))
     is_near = (jnp.arange(batch) < ambient.near_fraction * batch) & (sigma_tn > 0)
     sigma_t = jnp.where(is_near, near, sigma_t)
-    loss = ambient_loss(key_loss, denoise, x_tn, sigma_tn=sigma_tn, sigma_t=sigma_t, weight_cap=ambient.weight_cap)
+    loss = ambient_loss(
+        key_loss,
+        denoise,
+        x_tn,
+        sigma_tn=sigma_tn,
+        sigma_t=sigma_t,
+        weight_cap=ambient.weight_cap,
+        antithetic=ambient.antithetic,
+    )
     return jnp.mean(edm_weight(sigma_t, sigma_data=sigma_data) * loss)
 
 
@@ -42,20 +54,30 @@ def consistency_levels(key, sigma_tn, front, *, max_log_step: float) -> tuple[ja
 def consistency_term(
     key, denoise: DenoiseFn, teacher: DenoiseFn, x_tn, sigma_tn, progress, *, consistency: Config, sigma_data: float
 ) -> jax.Array:
-    """mean λ(σ_t)·consistency_loss, at x_t rolled down from real images by the teacher's reverse process.
+    """mean λ(σ_t)·consistency_loss.
 
-    `progress` in [0, 1] lowers the front, the lowest level used, from σ_tn to `sigma_min`: each level learns from
-    the one above it once that has settled. Images with less noise than `sigma_min` are left out.
+    With anchor "below", x_t is rolled down from real images by the teacher's reverse process, and `progress` in [0, 1]
+    lowers the front, the lowest level used, from σ_tn to `sigma_min`: each level learns from the one above it once that
+    has settled. With "above", as in the code of the paper, x_t is real noise on real images, σ_t/σ_tn log-uniform in
+    [1, e], and σ_s at most `max_log_step` of ln σ lower: few pairs reach below σ_tn. Images with less noise than
+    `sigma_min` are left out.
     """
     key_levels, key_roll, key_loss = jax.random.split(key, 3)
     used = sigma_tn > consistency.sigma_min
     sigma_tn = jnp.where(used, sigma_tn, 1.0)
-    front = sigma_tn * (consistency.sigma_min / sigma_tn) ** jnp.maximum(progress, 0.02)
-    sigma_t, sigma_s = consistency_levels(key_levels, sigma_tn, front, max_log_step=consistency.max_log_step)
-    rolls = jnp.arange(consistency.roll_steps + 1)[:, None] / consistency.roll_steps
-    grid = sigma_tn[None] * (sigma_t / sigma_tn)[None] ** rolls
     step = STOCHASTIC_STEPS[consistency.step]
-    x_t = jax.lax.stop_gradient(carry_down(key_roll, teacher, x_tn, grid, step=step))
+    if consistency.anchor == "above":
+        key_t, key_s = jax.random.split(key_levels)
+        sigma_t = sigma_tn * jnp.exp(jax.random.uniform(key_t, sigma_tn.shape))
+        log_step = consistency.max_log_step * jax.random.uniform(key_s, sigma_tn.shape)
+        sigma_s = sigma_t * jnp.exp(-log_step)
+        x_t = add_noise(key_roll, x_tn, sigma_s=sigma_tn, sigma_t=sigma_t)
+    else:
+        front = sigma_tn * (consistency.sigma_min / sigma_tn) ** jnp.maximum(progress, 0.02)
+        sigma_t, sigma_s = consistency_levels(key_levels, sigma_tn, front, max_log_step=consistency.max_log_step)
+        rolls = jnp.arange(consistency.roll_steps + 1)[:, None] / consistency.roll_steps
+        grid = sigma_tn[None] * (sigma_t / sigma_tn)[None] ** rolls
+        x_t = jax.lax.stop_gradient(carry_down(key_roll, teacher, x_tn, grid, step=step))
     loss = consistency_loss(
         key_loss,
         denoise,
@@ -63,23 +85,43 @@ def consistency_term(
         sigma_t=sigma_t,
         sigma_s=sigma_s,
         step=step,
-        teacher=teacher if consistency.ema_teacher else None,
+        teacher=teacher if consistency.gradient == "low" else None,
+        sampler=teacher,
+        draws=consistency.draws,
         antithetic=consistency.antithetic,
         ridge=consistency.ridge,
     )
     return jnp.mean(jnp.where(used, edm_weight(sigma_t, sigma_data=sigma_data) * loss, 0.0))
 
 
-def make_objective(config: Config, make_denoise, sigma_data: float, *, with_consistency: bool):
-    """The objective (params, teacher_params, key, batch, step) -> (loss, {name: scalar}).
+def refresh_term(
+    key, make_denoise, buffer: ReplayBuffer, sigma_tn, count: int, *, sigma_min: float, sigma_data: float
+) -> jax.Array:
+    """mean λ(σ)·denoising_loss on `count` draws of the buffer, σ log-uniform in [sigma_min/2, 1.1·max σ_tn].
 
-    Before `consistency.start` the loop uses the one without the term, which costs half as much and compiles sooner
-    (a `lax.cond` in the step would keep XLA on a CPU from using all cores inside it: 30 times slower).
+    `make_denoise` takes the labels of the draws.
     """
-    consistency = config.consistency
+    key_rows, key_level, key_loss = jax.random.split(key, 3)
+    x_0, label = draw_rows(key_rows, buffer, count)
+    low, high = sigma_min / 2, jnp.maximum(1.1 * jnp.max(sigma_tn), sigma_min)
+    sigma = low * (high / low) ** jax.random.uniform(key_level, (count,))
+    loss = denoising_loss(key_loss, make_denoise(labels=label), x_0, sigma_t=sigma)
+    return jnp.mean(edm_weight(sigma, sigma_data=sigma_data) * loss)
+
+
+def make_objective(
+    config: Config, make_denoise, sigma_data: float, *, with_consistency: bool = False, with_refresh: bool = False
+):
+    """The objective (params, teacher_params, key, batch, step, buffer) -> (loss, {name: scalar}).
+
+    The loop uses each term from its start to its stop: without them a step costs less and compiles sooner (a `lax.cond`
+    in the step would keep XLA on a CPU from using all cores inside it: 30 times slower). `buffer` is None without
+    refresh.
+    """
+    consistency, refresh = config.consistency, config.refresh
     every = round(1 / consistency.batch_fraction)  # one row of so many takes part
 
-    def objective(params, teacher_params, key, batch, step):
+    def objective(params, teacher_params, key, batch, step, buffer=None):
         key_ambient, key_dropout, key_consistency = jax.random.split(key, 3)
         x_tn, sigma_tn, label = batch["x_tn"], batch["sigma_tn"], batch["label"]
         if config.model.class_conditional:
@@ -88,28 +130,45 @@ def make_objective(config: Config, make_denoise, sigma_data: float, *, with_cons
         dropout_key = key_dropout if config.model.dropout else None
         denoise = make_denoise(params, labels=label, dropout_key=dropout_key)
         ambient = ambient_term(key_ambient, denoise, x_tn, sigma_tn, ambient=config.ambient, sigma_data=sigma_data)
-        if not with_consistency:
-            return ambient, {"loss": ambient, "ambient_loss": ambient}
+        loss, parts = ambient, {"ambient_loss": ambient}
 
         def share(rows):
             """Every n-th row, cut within each device's part of the batch, so that the term is split as the batch is."""
             count = max(rows.shape[0] // every, 1)
             return rows[: count * every].reshape(count, -1, *rows.shape[1:])[:, 0]
 
-        since = step - consistency.start
-        left = max(consistency.anneal * (config.training.steps - consistency.start), 1.0)
-        value = consistency_term(
-            key_consistency,
-            make_denoise(params, labels=share(label)),  # without dropout: both draws must see one network
-            make_denoise(teacher_params, labels=share(label)),
-            share(x_tn),
-            share(sigma_tn),
-            jnp.clip(since / left, 0.0, 1.0),
-            consistency=consistency,
-            sigma_data=sigma_data,
-        )
-        ramp = jnp.clip((since + 1) / max(consistency.ramp_steps, 1), 0.0, 1.0)
-        loss = ambient + consistency.weight * ramp * value
-        return loss, {"loss": loss, "ambient_loss": ambient, "consistency_loss": value}
+        if with_consistency:
+            since = step - consistency.start
+            last = consistency.stop or config.training.steps
+            left = max(consistency.anneal * (last - consistency.start), 1.0)
+            value = consistency_term(
+                key_consistency,
+                make_denoise(params, labels=share(label)),  # without dropout: all draws must see one network
+                make_denoise(
+                    teacher_params if consistency.ema_teacher else jax.lax.stop_gradient(params), labels=share(label)
+                ),
+                share(x_tn),
+                share(sigma_tn),
+                jnp.clip(since / left, 0.0, 1.0),
+                consistency=consistency,
+                sigma_data=sigma_data,
+            )
+            ramp = jnp.clip((since + 1) / max(consistency.ramp_steps, 1), 0.0, 1.0)
+            loss += consistency.weight * ramp * value
+            parts["consistency_loss"] = value
+        if with_refresh:
+            key_refresh = jax.random.fold_in(key, 3)
+            value = refresh_term(
+                key_refresh,
+                partial(make_denoise, params, dropout_key=dropout_key),
+                buffer,
+                sigma_tn,
+                max(round(refresh.batch_fraction * x_tn.shape[0]), 1),
+                sigma_min=refresh.sigma_min,
+                sigma_data=sigma_data,
+            )
+            loss += refresh.weight * value
+            parts["refresh_loss"] = value
+        return loss, {"loss": loss} | parts
 
     return objective

@@ -8,6 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from tweedie_diffusion.diffusion.refresh import (
+    ReplayBuffer,
+    empty_buffer,
+    posterior_draws,
+    replace_oldest,
+    reweigh,
+)
+from tweedie_diffusion.diffusion.reverse_steps import STOCHASTIC_STEPS
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.config import Config
 
@@ -21,12 +29,14 @@ class TrainState:
         step: [] int32, steps done.
         params, ema_params: weights and their exponential moving average.
         opt_state: of the optimiser.
+        buffer: of posterior refresh, None without it.
     """
 
     step: jax.Array
     params: Any
     ema_params: Any
     opt_state: Any
+    buffer: ReplayBuffer | None = None
 
 
 def make_optimizer(training: Config) -> optax.GradientTransformation:
@@ -36,9 +46,14 @@ def make_optimizer(training: Config) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(training.max_grad_norm), optax.adam(schedule))
 
 
-def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
-    """Step 0 from given weights."""
-    return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+def init_state(params, optimizer: optax.GradientTransformation, buffer: ReplayBuffer | None = None) -> TrainState:
+    """Step 0 from given weights, and from an empty buffer if there is posterior refresh."""
+    return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params), buffer)
+
+
+def first_buffer(refresh: Config, shape: tuple[int, ...]) -> ReplayBuffer | None:
+    """The empty buffer of config.refresh for examples of `shape`; None without refresh."""
+    return empty_buffer(refresh.capacity, shape) if refresh.weight else None
 
 
 def make_mesh(devices=None) -> Mesh:
@@ -57,15 +72,47 @@ def make_train_step(objective, optimizer: optax.GradientTransformation, *, ema_d
     def train_step(state: TrainState, batch):
         key = jax.random.fold_in(purpose_key(seed, "training"), state.step)
         grad_fn = jax.value_and_grad(objective, has_aux=True)
-        (_, metrics), grads = grad_fn(state.params, state.ema_params, key, batch, state.step)
+        (_, metrics), grads = grad_fn(state.params, state.ema_params, key, batch, state.step, state.buffer)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
         metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+        return TrainState(state.step + 1, params, ema_params, opt_state, state.buffer), metrics
 
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     return jax.jit(
         train_step, in_shardings=(replicated, split), out_shardings=(replicated, replicated), donate_argnums=0
     )
+
+
+def make_refresh_step(config: Config, make_denoise, mesh: Mesh, *, filling: bool = False):
+    """The refresh (state, batch) -> state: jitted; state donated and replicated, batch split over `mesh`.
+
+    Replaces `refresh.rows` draws by ones for the first images of the batch (`filling`: for all of them), made by the
+    EMA weights, then takes one step of `reweigh` with all of the batch. All randomness comes from (seed, state.step,
+    next row).
+    """
+    refresh = config.refresh
+
+    def refresh_step(state: TrainState, batch) -> TrainState:
+        buffer, rows = state.buffer, len(batch["x_tn"]) if filling else refresh.rows
+        key = jax.random.fold_in(purpose_key(config.seed, "refresh"), state.step)
+        if rows:
+            label = batch["label"][:rows]
+            x_0 = posterior_draws(
+                jax.random.fold_in(key, buffer.next_row),
+                make_denoise(state.ema_params, labels=label),
+                batch["x_tn"][:rows],
+                sigma_tn=batch["sigma_tn"][:rows],
+                sigma_min=refresh.sigma_min,
+                num_steps=refresh.num_steps,
+                step=STOCHASTIC_STEPS[refresh.step],
+            )
+            buffer = replace_oldest(buffer, x_0, label)
+        if refresh.relaxation and not filling:
+            buffer = reweigh(buffer, batch["x_tn"], sigma_tn=batch["sigma_tn"], relaxation=refresh.relaxation)
+        return dataclasses.replace(state, buffer=buffer)
+
+    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    return jax.jit(refresh_step, in_shardings=(replicated, split), out_shardings=replicated, donate_argnums=0)

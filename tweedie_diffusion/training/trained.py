@@ -17,7 +17,7 @@ from tweedie_diffusion.training.checkpoints import restore_latest
 from tweedie_diffusion.training.config import Config, from_json
 from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import DataFacts
-from tweedie_diffusion.training.step import init_state, make_optimizer
+from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer
 
 BATCH = 64  # images a call: one shape, so one compilation, whatever is asked for
 
@@ -178,7 +178,11 @@ def load_run(workdir) -> TrainedModel:
         raise InputError(f"config.json or data.json of {workdir} cannot be read ({error})") from error
     network = build_network(config.model, facts)
     shapes = jax.eval_shape(
-        lambda: init_state(init_params(jax.random.key(0), network, facts), make_optimizer(config.training))
+        lambda: init_state(
+            init_params(jax.random.key(0), network, facts),
+            make_optimizer(config.training),
+            first_buffer(config.refresh, facts.shape),
+        )
     )
     state = restore_latest(workdir, shapes)
     if state is None:

@@ -22,19 +22,27 @@ def get_config(variant: str = ""):
     config.model.network = "mlp"
     config.model.width = 128
     config.model.depth = 3
+    config.model.fourier_features = 64
+    config.model.fourier_scale = 3.0
 
     config.training.steps = 5000
-    config.training.batch_size = 2048
+    config.training.batch_size = 1024
     config.training.learning_rate = 2e-3
     config.training.ema_decay = 0.999
     config.training.log_every = 250
     config.training.save_every = 1000
 
-    config.ambient.weight_cap = 100.0
+    config.ambient.weight_cap = 1000.0
     config.ambient.near_fraction = 0.7
-    config.consistency.start = 1000
-    config.consistency.sigma_min = 0.03
-    config.consistency.max_log_step = 0.3
+    config.ambient.antithetic = True
+    config.consistency.weight = 0.0
+    config.refresh.weight = 1.0
+    config.refresh.start = 3000
+    config.refresh.capacity = 16_384
+    config.refresh.rows = 0
+    config.refresh.num_steps = 24
+    config.refresh.sigma_min = 0.02
+    config.refresh.relaxation = 1.6
 
     config.evaluation.sigmas = (0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 1.0)
     config.evaluation.num_images = 4000
@@ -44,7 +52,8 @@ def get_config(variant: str = ""):
         config.training.steps = 600
         config.training.batch_size = 512
         config.training.save_every = 300
-        config.consistency.start = 200
+        config.refresh.start = 400
+        config.refresh.capacity = 4096
     elif variant:
         raise ValueError(f"unknown variant {variant!r}: use mixture_2d.py or mixture_2d.py:quick")
     return config

@@ -139,6 +139,21 @@ def test_ambient_loss_of_clean_data_is_the_denoising_loss_bit_for_bit(transform)
     np.testing.assert_array_equal(ambient, plain)
 
 
+def test_antithetic_noise_has_the_same_mean_and_little_of_the_spread_near_the_data_noise():
+    def gradient(antithetic):
+        def loss(theta):
+            denoise = lambda x, sigma: ORACLE(x, sigma) + theta * jnp.sin(3 * x)
+            options = {"sigma_tn": 0.3, "sigma_t": 0.31, "weight_cap": 400.0, "antithetic": antithetic}
+            return ambient_loss(jax.random.key(0), denoise, noisy_data(0.3), **options)
+
+        return np.asarray(jax.jit(jax.jacfwd(loss))(0.1), np.float64)
+
+    plain, antithetic = gradient(False), gradient(True)
+    difference = plain - antithetic
+    assert abs(difference.mean()) < 5 * standard_error(difference)
+    assert antithetic.std() < 0.4 * plain.std()
+
+
 @pytest.mark.parametrize("cap", [16.0, 100.0])
 def test_ambient_weight_is_one_over_a_squared_up_to_the_cap(cap):
     sigma_t = np.resize(0.3 * np.array([1.0001, 1.05, 1.1547, 1.2, 2.0, 100.0], np.float32), len(UNIT_DATA))
@@ -224,8 +239,9 @@ def test_consistency_at_the_oracle_is_zero(step, antithetic):
     assert abs(loss.mean()) < 5 * standard_error(loss) + 1e-12
 
 
-def test_consistency_estimator_is_unbiased():
-    loss = consistency(linear(0.3, 0.9))
+@pytest.mark.parametrize("draws", [2, 3, 5])
+def test_consistency_estimator_is_unbiased(draws):
+    loss = consistency(linear(0.3, 0.9), draws=draws)
     draw_variance = 0.9**2 * S**2 * (1 - R2)  # a squared difference would be too large by this
     assert abs(loss.mean() - linear_bias(0.3, 0.9) ** 2 * MEAN_SQUARE) < 5 * standard_error(loss) < draw_variance / 20
 
@@ -274,6 +290,18 @@ def test_ridge_makes_the_exact_denoiser_of_a_higher_level(variance, ridge):
 def test_consistency_estimator_with_a_teacher_is_unbiased():
     loss = consistency(linear(0.3, 0.9), teacher=linear(0.5, 0.1))
     bias = 0.9 * (0.5 + R2 * (1 - 0.5)) - 0.5  # drawn and compared by the teacher's 0.5, read by the student's 0.9
+    assert abs(loss.mean() - bias**2 * MEAN_SQUARE) < 5 * standard_error(loss)
+
+
+def test_more_draws_lower_the_spread():
+    # Of d_i = b + e_i, e of variance v a feature: Var = 4b²v/K + 2v²/(K(K − 1)).
+    spread = lambda draws: consistency(linear(0.3, 0.3 / (0.3 + R2 * 0.7)), draws=draws).std()  # b = 0
+    assert spread(4) / spread(2) == pytest.approx((2 / 12) ** 0.5, rel=0.1)
+
+
+def test_a_sampler_draws_in_place_of_the_teacher():
+    loss = consistency(linear(0.3, 0.9), sampler=linear(0.6, 0.0))
+    bias = 0.9 * (0.6 + R2 * (1 - 0.6)) - 0.3
     assert abs(loss.mean() - bias**2 * MEAN_SQUARE) < 5 * standard_error(loss)
 
 
@@ -350,6 +378,11 @@ def test_no_gradient_reaches_the_teacher():
 def test_consistency_loss_refuses(sigma_t, sigma_s, message):
     with pytest.raises(ValueError, match=message):
         consistency_loss(jax.random.key(0), ORACLE, jnp.ones((2, D)), sigma_t=sigma_t, sigma_s=sigma_s)
+
+
+def test_consistency_loss_refuses_a_single_draw():
+    with pytest.raises(ValueError, match=r"draws must be >= 2 \(got 1\)"):
+        consistency_loss(jax.random.key(0), ORACLE, jnp.ones((2, D)), sigma_t=0.5, sigma_s=0.3, draws=1)
 
 
 def test_consistency_loss_refuses_a_ridge_that_is_no_share():

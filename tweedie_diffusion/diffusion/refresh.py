@@ -122,9 +122,9 @@ def reweigh(buffer: ReplayBuffer, x_tn: jax.Array, *, sigma_tn, relaxation: floa
     sigma_tn = as_rows(sigma_tn, x_tn)
     noisy = sigma_tn > 0
     x, centres = x_tn.reshape(x_tn.shape[0], -1), buffer.x_0.reshape(buffer.x_0.shape[0], -1)
-    squares = jnp.sum(x * x, axis=1)[:, None] - 2 * x @ centres.T + jnp.sum(centres * centres, axis=1)
+    squares = jnp.sum(x * x, axis=1)[:, None] - 2 * x @ centres.T + jnp.sum(centres * centres, axis=1)[None]
     variance = jnp.where(noisy, sigma_tn, 1.0) ** 2
-    shares = jax.nn.softmax(buffer.log_weight - squares / (2 * variance[:, None]), axis=1)
+    shares = jax.nn.softmax(buffer.log_weight[None] - squares / (2 * variance[:, None]), axis=1)
     mean_share = jnp.sum(jnp.where(noisy[:, None], shares, 0.0), axis=0) / jnp.maximum(jnp.sum(noisy), 1)
     # A draw that explains nothing in one batch may explain something in the next: its weight stays above 0.
     log_share = jnp.where(jnp.any(noisy), jnp.log(mean_share + 1e-30), buffer.log_weight)

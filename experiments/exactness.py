@@ -1,0 +1,182 @@
+"""How close each road comes to the exact denoiser below the data's noise.
+
+    python -m experiments.exactness --study=mixture_2d
+    python -m experiments.exactness --study=digits
+    python -m experiments.exactness --study=fashion --data=PATH/fashion_mnist.npz
+    python -m experiments.exactness --study=cifar --data=PATH/cifar10.npz
+
+Each row is one training run and one line of the study's table in experiments/README.md. The same command goes on where
+it stopped; a row that fails is marked and the others go on.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from experiments.report import write_report
+from experiments.roads import NOISY_AS_CLEAN, ROADS
+from experiments.samples import Classifier, frechet_distance
+from experiments.studies import STUDIES, Study
+from tweedie_diffusion import program
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.noisy import Dataset
+from tweedie_diffusion.evaluation.curves import denoising_curve
+from tweedie_diffusion.training.loop import Stopped, open_data, train
+from tweedie_diffusion.training.trained import TrainedModel, load_run
+
+_STUDY = flags.DEFINE_enum("study", None, sorted(STUDIES), "Which data.", required=True)
+_DATA = flags.DEFINE_string("data", "", "The .npz of the images, for fashion and cifar.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/exactness", "Where the runs live.")
+_DOCS = flags.DEFINE_string("docs", "experiments", "Where README.md and results/ are.")
+_ROADS = flags.DEFINE_list("roads", None, "Names of rows, as in experiments/roads.py; by default those of the study.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Each of the weights, the data's noise, the split and the training.")
+_STEPS = flags.DEFINE_integer("steps", 0, "Training steps of each row; 0 takes those of the study.")
+
+
+def train_row(study: Study, road: str, seed: int, sigma_tn: float, workdir: Path) -> dict:
+    """Train one row and measure it. What is in `workdir` already is not done again.
+
+    Returns:
+        road, seed, sigma_tn, status ("done", or why it failed), seconds, and what `measure` found.
+    """
+    written = workdir / "row.json"
+    if written.is_file():
+        return json.loads(written.read_text())
+    row = {"road": road, "seed": seed, "sigma_tn": sigma_tn, "commit": _commit()}
+    config = study.config(sigma_tn, _DATA.value)
+    config.seed = config.data.noise_seed = config.data.split_seed = seed
+    if _STEPS.value:
+        config.training.steps = _STEPS.value
+    dataset = open_data(config.data)
+    if road == NOISY_AS_CLEAN:
+        config.data.source = str(unstated_noise(dataset, workdir))
+        config.data.sigma_tn, config.data.noisy_already, config.data.held_out = 0.0, True, 0.01
+        config.data.range = (-1.0, 1.0)
+    with config.unlocked():
+        config.update_from_flattened_dict({k: v for k, v in ROADS[road].items() if not _keeps(road, k)})
+    try:
+        train(config, workdir)
+    except InputError as error:
+        if "step" not in str(error):  # a wrong setting, not a run that went wrong
+            raise
+        row |= {"status": str(error).split(":")[0]}
+    else:
+        row |= {"status": "done", **seconds_of(workdir), **measure(study, dataset, load_run(workdir), sigma_tn, seed)}
+    written.write_text(json.dumps(row, indent=1) + "\n")
+    return row
+
+
+def _keeps(road, key):
+    """Whether the row's own data settings stay as they are."""
+    return road == NOISY_AS_CLEAN and key.startswith("data.")
+
+
+def unstated_noise(dataset: Dataset, workdir: Path) -> Path:
+    """The noisy training images as an .npz that says nothing of their noise."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir.with_suffix(".npz")
+    if not path.is_file():
+        np.savez(path, images=dataset.train.rows(np.arange(len(dataset.train)))["x_tn"])
+    return path
+
+
+def seconds_of(workdir: Path) -> dict:
+    """Wall time of training from its log, compilation included, and its steps."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    last, seconds = 0, 0.0
+    for line in lines:
+        if "steps_per_second" in line and line["step"] > last:
+            seconds += (line["step"] - last) / line["steps_per_second"]
+            last = line["step"]
+    return {"seconds": seconds, "steps": last}
+
+
+def measure(study: Study, dataset: Dataset, model: TrainedModel, sigma_tn: float, split_seed: int) -> dict:
+    """The denoising curve below σ_tn on held-out clean data, and the distance of samples from it."""
+    x_0 = held_out_clean(dataset, study.num_images)
+    sigmas = study.levels(sigma_tn)
+    curve = denoising_curve(model.denoise, x_0, sigmas=sigmas, oracle=dataset.images.oracle)
+    found = {"curve": {name: values.tolist() for name, values in curve.items()}}
+    if study.num_samples:
+        classifier = Classifier(dataset, split_seed)
+        count = min(study.num_samples, len(x_0))  # as many on both sides: the distance of few is larger
+        distance = lambda x: frechet_distance(classifier.features(x), classifier.reference)
+        found |= {"distance": distance(model.sample(range(count))), "floor": distance(x_0[:count])}
+    return found
+
+
+def held_out_clean(dataset: Dataset, count: int) -> np.ndarray:
+    """Held-out clean images, at most `count`."""
+    assert dataset.held_out_clean is not None  # noise is added here, so the clean images are known
+    return np.stack([dataset.held_out_clean(i) for i in range(min(count, len(dataset.held_out)))])
+
+
+def write_predictions(path: Path, dataset: Dataset, model: TrainedModel, sigmas, count: int) -> None:
+    """x_0, x, sigma and x0_hat at every level, so that anyone can compute the excess again."""
+    x_0 = held_out_clean(dataset, count)
+    rng = np.random.default_rng(0)
+    x = np.stack([x_0 + sigma * rng.standard_normal(x_0.shape) for sigma in sigmas]).astype(np.float32)
+    x0_hat = np.stack([model.denoise_all(level, np.full(len(level), s)) for level, s in zip(x, sigmas, strict=True)])
+    np.savez(path, x_0=x_0, x=x, sigma=np.asarray(sigmas), x0_hat=x0_hat)
+
+
+def run_study(study: Study) -> None:
+    """All rows, then the report; the last line says how far the target is."""
+    roads = _ROADS.value or study.roads
+    for road in roads:
+        if road not in ROADS:
+            raise InputError(f"--roads: there is no {road!r}: use names of experiments/roads.py")
+    began = time.time()
+    folder = Path(_WORKDIR.value) / _STUDY.value
+    for seed in map(int, _SEEDS.value):
+        for sigma_tn in study.sigma_tn:
+            for road in roads:
+                print(f"{road}, σ_tn = {sigma_tn:g}, seed {seed}", flush=True)
+                train_row(study, road, seed, sigma_tn, _workdir_of(folder, road, sigma_tn, seed))
+    if study.oracle and "default" in roads:
+        sigma_tn, seed = study.sigma_tn[0], int(_SEEDS.value[0])
+        config = study.config(sigma_tn, _DATA.value)
+        config.seed = config.data.noise_seed = config.data.split_seed = seed
+        model = load_run(_workdir_of(folder, "default", sigma_tn, seed))
+        path = folder / "predictions.npz"
+        write_predictions(path, open_data(config.data), model, study.levels(sigma_tn), study.num_images)
+    about = {
+        "command": "python -m experiments.exactness " + " ".join(a for a in sys.argv[1:] if "--data" not in a),
+        "commit": _commit(),
+        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        "date": str(date.today()),
+        "minutes": round((time.time() - began) / 60, 1),
+    }
+    rows = [json.loads(path.read_text()) for path in sorted(folder.rglob("row.json"))]
+    print(write_report(Path(_DOCS.value), _STUDY.value, study, rows, about))
+
+
+def _workdir_of(folder, road, sigma_tn, seed):
+    slug = "".join(c if c.isalnum() else "_" for c in road)
+    return folder / f"sigma_{sigma_tn:g}" / f"seed_{seed}" / slug
+
+
+def _commit():
+    describe = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def main(arguments: list[str]) -> int | None:
+    """Run the study of --study."""
+    try:
+        run_study(STUDIES[_STUDY.value])
+    except Stopped as stop:
+        print(f"{stop}. The same command goes on from there.")
+        return program.INTERRUPTED
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,46 @@
+"""Every road below the data's noise, as settings that differ from those of the study; all else stays equal."""
+
+from typing import Any
+
+CLEAN, NOISY_AS_CLEAN, ADSM = "clean images", "noisy images as clean", "ADSM alone"
+
+_ALONE = {"consistency.weight": 0.0, "refresh.weight": 0.0}
+_CONSISTENCY = _ALONE | {"consistency.weight": 2.0}
+_REFRESH = _ALONE | {"refresh.weight": 1.0}
+
+ROADS: dict[str, dict[str, Any]] = {
+    CLEAN: _ALONE | {"data.sigma_tn": 0.0},
+    NOISY_AS_CLEAN: _ALONE,  # the study hands it the noisy images with their noise unstated
+    ADSM: _ALONE,
+    "ADSM, clamped embedding": _ALONE | {"model.embedding": "clamped"},
+    "ADSM, no embedding": _ALONE | {"model.embedding": "none"},
+    # One ancestral step from real noise above σ_tn, two plain draws by the weights themselves, gradient on both sides.
+    "paper's code": _ALONE
+    | {
+        "consistency.weight": 0.01,
+        "consistency.anchor": "above",
+        "consistency.step": "ancestral",
+        "consistency.max_log_step": 0.1,
+        "consistency.anneal": 0.0,
+        "consistency.ema_teacher": False,
+        "consistency.gradient": "both",
+        "consistency.antithetic": False,
+        "consistency.ridge": 0.0,
+    },
+    "consistency": _CONSISTENCY,
+    "consistency, midpoint": _CONSISTENCY | {"consistency.step": "midpoint"},
+    "consistency, corrected": _CONSISTENCY | {"consistency.step": "corrected"},
+    "consistency, two plain draws": _CONSISTENCY | {"consistency.antithetic": False},
+    "consistency, four plain draws": _CONSISTENCY | {"consistency.antithetic": False, "consistency.draws": 4},
+    "consistency, no ridge": _CONSISTENCY | {"consistency.ridge": 0.0},
+    "consistency, no EMA teacher": _CONSISTENCY | {"consistency.ema_teacher": False},
+    "consistency, both gradients": _CONSISTENCY | {"consistency.gradient": "both"},
+    "consistency, not annealed": _CONSISTENCY | {"consistency.anneal": 0.0},
+    "refresh": _REFRESH | {"refresh.relaxation": 0.0},
+    "refresh, ancestral": _REFRESH | {"refresh.relaxation": 0.0, "refresh.step": "ancestral"},
+    "refresh, weighted": _REFRESH | {"refresh.relaxation": 1.9},
+    "consistency and refresh": _CONSISTENCY | _REFRESH | {"consistency.weight": 2.0, "refresh.relaxation": 0.0},
+    "default": {},
+    "default, 1 % clean": {"data.clean_fraction": 0.01},
+    "default, 10 % clean": {"data.clean_fraction": 0.1},
+}

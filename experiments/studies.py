@@ -1,0 +1,107 @@
+"""The data of each study, the network and budget that all its rows share, and its rows."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from configs import digits_noisy, mixture_2d
+from experiments.roads import ADSM, CLEAN, NOISY_AS_CLEAN
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.training.config import Config
+
+BASELINES = (CLEAN, NOISY_AS_CLEAN, ADSM, "paper's code", "default")
+IMAGE_ROADS = (
+    *BASELINES,
+    "consistency",
+    "consistency, two plain draws",
+    "consistency, corrected",
+    "refresh",
+    "consistency and refresh",
+    "default, 1 % clean",
+    "default, 10 % clean",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What the rows of a study have in common.
+
+    Attributes:
+        config: (σ_tn, path of the data) -> the settings of its default row.
+        sigma_tn: the noise of the data, one table each.
+        roads: the rows trained when none are named.
+        levels: σ_tn -> the levels at which the denoiser is measured.
+        num_images: held-out images it is measured on.
+        num_samples: compared with clean images; 0 for none.
+        oracle: whether the exact denoiser is known, and the excess over it is the measure.
+        target: of the worst excess, or of the gap closed.
+        target_sigma_tn: the data noise for which the target is stated.
+    """
+
+    config: Callable[[float, str], Config]
+    sigma_tn: tuple[float, ...]
+    roads: tuple[str, ...]
+    levels: Callable[[float], tuple[float, ...]]
+    num_images: int
+    num_samples: int
+    oracle: bool
+    target: float
+    target_sigma_tn: tuple[float, ...]
+
+
+def _below(sigma_tn):
+    """Six log-spaced levels in [σ_tn/10, σ_tn)."""
+    return tuple(np.geomspace(sigma_tn / 10, sigma_tn, 7)[:-1].round(6).tolist())
+
+
+def _mixture_2d(sigma_tn, path):
+    config = mixture_2d.get_config()
+    config.data.sigma_tn = sigma_tn
+    config.data.num_examples = 220_000  # 200 000 to train on
+    config.data.held_out = 1 / 11
+    return config
+
+
+def _digits(sigma_tn, path):
+    config = digits_noisy.get_config()
+    config.data.sigma_tn = sigma_tn
+    config.consistency.sigma_min = config.refresh.sigma_min = sigma_tn / 10
+    return config
+
+
+def _from_file(config, sigma_tn, path):
+    if not path:
+        raise InputError("this study needs its images: give --data=PATH of an .npz with train_images")
+    config.data.source = path
+    config.data.sigma_tn = sigma_tn
+    config.consistency.sigma_min = config.refresh.sigma_min = sigma_tn / 10
+    return config
+
+
+def _fashion(sigma_tn, path):
+    """14×14, for two CPU cores."""
+    config = _from_file(digits_noisy.get_config(), sigma_tn, path)
+    config.data.image_size = 14
+    config.evaluation.num_images = 512
+    return config
+
+
+def _cifar(sigma_tn, path):
+    """Sized for two CPU cores; a larger network is a setting away."""
+    config = _from_file(digits_noisy.get_config(), sigma_tn, path)
+    config.model.channels = 32
+    config.model.channel_multipliers = (1, 2, 2)
+    config.training.batch_size = 32
+    config.data.flip = True
+    return config
+
+
+STUDIES = {
+    "mixture_2d": Study(
+        _mixture_2d, (0.3,), BASELINES, lambda _: (0.03, 0.06, 0.1, 0.2, 0.3), 20_000, 0, True, 0.1, (0.3,)
+    ),
+    "digits": Study(_digits, (0.3, 0.5), IMAGE_ROADS, _below, 512, 300, False, 0.9, (0.3, 0.5)),
+    "fashion": Study(_fashion, (0.2, 0.4, 0.8), BASELINES, _below, 2000, 2000, False, 0.9, (0.2, 0.4)),
+    "cifar": Study(_cifar, (0.1, 0.2), BASELINES, _below, 512, 512, False, 0.9, (0.1, 0.2)),
+}

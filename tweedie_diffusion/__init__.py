@@ -55,11 +55,12 @@ __all__ = [
 ]
 
 
-def load(workdir) -> DenoiseFn:
+def load(workdir, *, best: bool = False) -> DenoiseFn:
     """The trained denoiser of a run: its EMA weights at the newest checkpoint in `workdir`.
 
     Args:
         workdir: the directory given to `python -m tweedie_diffusion.main --workdir=...`.
+        best: the checkpoint that held-out noisy images liked best instead (`score` in metrics.jsonl).
 
     Returns:
         denoise(x_t [B, ...], sigma) -> x0_hat [B, ...], images in [-1, 1], jit-compiled. A class-conditional model
@@ -70,4 +71,4 @@ def load(workdir) -> DenoiseFn:
     """
     from tweedie_diffusion.training.trained import load_run
 
-    return load_run(workdir).denoise
+    return load_run(workdir, best=best).denoise

@@ -56,6 +56,24 @@ def test_a_run_writes_what_it_promises(config, tmp_path):
     assert logged[2]["consistency_loss"] != 0
 
 
+def test_refresh_fills_its_buffer_once_and_replaces_a_row_at_every_second_step(config, tmp_path, monkeypatch):
+    with_refresh(config)
+    config.training.save_every = 1
+    config.training.keep_checkpoints = 12
+    seen = {}
+    keep = lambda _, state, __: seen.update({int(state.step): jax.tree.map(np.array, state.buffer)})
+    monkeypatch.setattr(loop.Checkpoints, "save", keep)
+    monkeypatch.setattr(loop, "held_out_health", lambda *_: {})
+    monkeypatch.setattr(loop, "held_out_curve", lambda *_: {"sigma": [], "relative_mse": []})
+    monkeypatch.setattr(loop, "write_results", lambda *_: None)
+    train(config, tmp_path)
+    assert not seen[7].x_0.any()  # empty before step 7
+    assert seen[8].x_0.any(axis=1).all()
+    changed = [(seen[i].x_0 != seen[i + 1].x_0).any(axis=1).sum() for i in range(8, 12)]
+    assert changed == [1, 0, 1, 0]  # the steps 8 and 10
+    assert np.std(seen[12].log_weight) > 0
+
+
 def test_a_finished_run_is_left_alone(config, tmp_path):
     train(config, tmp_path)
     before = contents(tmp_path)
@@ -63,8 +81,16 @@ def test_a_finished_run_is_left_alone(config, tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("at", [2, 6, 8])
+def with_refresh(config):
+    """The config with posterior refresh from step 7 on, of one row at every second step."""
+    config.refresh.weight, config.refresh.start, config.refresh.every = 1.0, 7, 2
+    config.refresh.capacity, config.refresh.rows, config.refresh.num_steps = 48, 1, 2
+    config.refresh.relaxation = 1.5
+
+
+@pytest.mark.parametrize("at", [2, 9])
 def test_an_interrupted_run_goes_on_bit_for_bit(config, tmp_path, interrupt_at, monkeypatch, at):
+    with_refresh(config)
     with monkeypatch.context():
         interrupt_at(at)
         with pytest.raises(Stopped, match=f"step {at} of 12"):
@@ -107,6 +133,7 @@ def test_a_setting_that_an_older_run_did_not_have_is_not_slipped_in(config, tmp_
         ("data", "flip", True, "data.flip mirrors images, and the data is vectors"),
         ("model", "dropout", 0.1, "model.dropout and model.remat are of the unet"),
         ("consistency", "sigma_min", 0.4, "consistency.sigma_min=0.4 must lie below the noise of the data, 0.3"),
+        ("data", "sigma_tn", 0.0, "consistency works below the noise of the data, and no image is noisy"),
     ],
 )
 def test_settings_that_do_not_suit_the_data_are_refused(config, tmp_path, part, key, value, message):

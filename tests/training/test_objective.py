@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
+from tweedie_diffusion.diffusion.refresh import empty_buffer, replace_oldest
 from tweedie_diffusion.training.config import default_config
-from tweedie_diffusion.training.objective import ambient_term, consistency_levels, consistency_term, make_objective
+from tweedie_diffusion.training.objective import (
+    ambient_term,
+    consistency_levels,
+    consistency_term,
+    make_objective,
+    refresh_term,
+)
 
 MEAN, VARIANCE, SIGMA_DATA = 0.3, 0.25, 0.5
 
@@ -149,3 +156,81 @@ def test_a_tenth_of_the_labels_is_hidden(rng):
     make_objective(config, make_denoise, SIGMA_DATA, with_consistency=False)(0.0, 0.0, jax.random.key(0), batch, 0)
     hidden = np.mean(np.asarray(seen[0]) == -1)
     assert hidden == pytest.approx(0.1, abs=5 * (0.1 * 0.9 / 4096) ** 0.5)
+
+
+def clean_buffer(rng, count=8192):
+    """Draws of the exact prior."""
+    x_0 = jnp.asarray(MEAN + VARIANCE**0.5 * rng.standard_normal((count, 3)), jnp.float32)
+    return replace_oldest(empty_buffer(count, (3,)), x_0, jnp.arange(count, dtype=jnp.int32))
+
+
+def test_refresh_at_the_exact_denoiser_is_the_posterior_variance(rng):
+    # λ(σ)·Vσ²/(V + σ²) = 1 at every level, if σ_d² = V.
+    value = refresh_term(
+        jax.random.key(0),
+        lambda labels: shifted(0.0),
+        clean_buffer(rng),
+        jnp.full(8, 0.5),
+        8192,
+        sigma_min=0.05,
+        sigma_data=VARIANCE**0.5,
+    )
+    assert float(value) == pytest.approx(1.0, abs=5 * (2 / (3 * 8192)) ** 0.5)
+
+
+def test_refresh_takes_draws_with_their_labels_at_levels_up_to_just_above_the_data_noise(rng):
+    buffer, seen = clean_buffer(rng, 64), {}
+
+    def make_denoise(labels):
+        def denoise(x, sigma):
+            seen.update(x=x, sigma=sigma, labels=labels)
+            return x
+
+        return denoise
+
+    sigma_tn = jnp.array([0.0, 0.5, 0.3])
+    refresh_term(jax.random.key(0), make_denoise, buffer, sigma_tn, 4096, sigma_min=0.05, sigma_data=0.5)
+    sigma, noise = np.asarray(seen["sigma"]), np.asarray(seen["x"] - buffer.x_0[seen["labels"]])
+    assert 0.025 <= sigma.min() < 0.026
+    assert 0.53 < sigma.max() <= 0.55
+    assert np.mean(np.square(noise / sigma[:, None])) == pytest.approx(1.0, abs=5 * (2 / noise.size) ** 0.5)
+
+
+def test_the_refresh_loss_is_added_with_its_weight(rng):
+    config = default_config()
+    config.refresh.weight = 0.7
+    batch = {"x_tn": gaussian_batch(rng, 0.5, (64, 3)), "sigma_tn": jnp.full(64, 0.5), "label": jnp.zeros(64, int)}
+    objective = make_objective(config, lambda shift, **_: shifted(shift), SIGMA_DATA, with_refresh=True)
+    loss, parts = objective(0.1, 0.0, jax.random.key(0), batch, 0, clean_buffer(rng, 64))
+    np.testing.assert_allclose(loss, parts["ambient_loss"] + 0.7 * parts["refresh_loss"], rtol=1e-5)
+
+
+def test_pairs_of_the_paper_start_from_real_noise_above_the_data_and_seldom_end_below_it(rng):
+    consistency, seen = default_config().consistency, []
+    consistency.anchor, consistency.gradient, consistency.max_log_step = "above", "both", 0.1
+
+    def spy(x, sigma):
+        seen.append(sigma)
+        return x
+
+    x_tn, sigma_tn = gaussian_batch(rng, 0.5, (4096, 3)), jnp.full(4096, 0.5)
+    options = {"consistency": consistency, "sigma_data": 0.5}
+    consistency_term(jax.random.key(0), spy, lambda x, sigma: x, x_tn, sigma_tn, 1.0, **options)
+    high, low = np.asarray(seen[0]), np.asarray(seen[1])
+    assert (high >= 0.5).all()
+    assert (low <= high).all()
+    assert 0.03 < np.mean(low < 0.5) < 0.07  # a step U·.1 from a level V of [0, 1]: .1/2
+
+
+@pytest.mark.parametrize("gradient", ["low", "both"])
+@pytest.mark.parametrize("ema_teacher", [True, False])
+def test_only_the_sides_asked_for_learn(rng, gradient, ema_teacher):
+    config = default_config()
+    config.consistency.gradient, config.consistency.ema_teacher = gradient, ema_teacher
+    batch = {"x_tn": gaussian_batch(rng, 0.5, (64, 3)), "sigma_tn": jnp.full(64, 0.5), "label": jnp.zeros(64, int)}
+    objective = make_objective(config, lambda shift, **_: shifted(shift), SIGMA_DATA, with_consistency=True)
+    term = lambda shift, teacher: objective(shift, teacher, jax.random.key(0), batch, 500)[1]["consistency_loss"]
+    slope, teacher_slope = jax.grad(term, argnums=(0, 1))(0.1, 0.3)
+    assert teacher_slope == 0.0
+    # With both sides learning, a shift common to denoise(x_s) and denoise(x_t) cancels.
+    assert (abs(slope) < 1e-4) == (gradient == "both")

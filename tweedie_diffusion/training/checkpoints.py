@@ -10,17 +10,33 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tweedie_diffusion.training.step import TrainState, make_mesh
 
+managers = ocp.checkpoint_managers
+
 
 class Checkpoints:
     """The checkpoints of one workdir. Use as a context manager: leaving waits for the last save."""
 
     def __init__(self, workdir: Path, *, keep: int | None):
-        """Checkpoints in workdir/checkpoints, of which the newest `keep` stay; None opens them for reading only."""
+        """Checkpoints in workdir/checkpoints, of which the newest `keep` and the one of least score stay.
+
+        `keep` None opens them for reading only.
+        """
         options = (
             ocp.CheckpointManagerOptions(read_only=True)
             if keep is None
             else ocp.CheckpointManagerOptions(
-                preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
+                preservation_policy=managers.AnyPreservationPolicy(
+                    [
+                        managers.LatestN(keep),
+                        managers.BestN(
+                            get_metric_fn=lambda metrics: metrics["score"],
+                            reverse=True,
+                            n=1,
+                            keep_checkpoints_without_metrics=False,
+                        ),
+                    ]
+                ),
+                cleanup_tmp_directories=True,
             )
         )
         self._manager = ocp.CheckpointManager(epath.Path(directory(workdir)), options=options)
@@ -35,11 +51,21 @@ class Checkpoints:
         """The step of the newest complete checkpoint, None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
-        """Write the state in the background; a step that is there already is left alone."""
+    def best_step(self) -> int | None:
+        """The step of least score; the newest if none was scored."""
+        scores = {}
+        for step in self._manager.all_steps():
+            metrics = self._manager.metrics(step)
+            if metrics:
+                scores[step] = metrics["score"]
+        return min(scores, key=lambda step: (scores[step], -step)) if scores else self.latest_step()
+
+    def save(self, state: TrainState, health: dict[str, float] | None = None) -> None:
+        """Write the state, and the score of `health`, in the background; a step that is there already is left alone."""
         step = int(state.step)
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            metrics = {"score": health["score"]} if health else None
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
         """The state saved at `step`, of the structure of `like` (arrays or shapes), on every device of `mesh`."""
@@ -49,12 +75,15 @@ class Checkpoints:
         return state
 
 
-def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
-    """The newest state of a workdir, on the first device; None if it has none. Touches nothing a running job writes."""
+def restore_saved(workdir: Path, like: TrainState, *, best: bool = False) -> TrainState | None:
+    """The newest state of a workdir, or the one of least score, on the first device; None if it has none.
+
+    Touches nothing a running job writes.
+    """
     if not directory(workdir).is_dir():
         return None
     with Checkpoints(workdir, keep=None) as checkpoints:
-        step = checkpoints.latest_step()
+        step = checkpoints.best_step() if best else checkpoints.latest_step()
         return None if step is None else checkpoints.restore(step, like, make_mesh(jax.devices()[:1]))
 
 

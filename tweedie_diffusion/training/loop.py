@@ -18,6 +18,7 @@ from tweedie_diffusion.training.checkpoints import Checkpoints
 from tweedie_diffusion.training.config import Config, check_config
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import facts_of
+from tweedie_diffusion.training.health import data_warnings, health_warnings, held_out_health
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import make_objective
 from tweedie_diffusion.training.results import held_out_curve, write_results
@@ -164,6 +165,8 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
         _stop_requests() as stop_requested,  # first, so that a run that shows itself can be stopped
         Metrics(workdir, start=first, total=training.steps, batch_size=training.batch_size) as metrics,
     ):
+        for warning in data_warnings(dataset):
+            metrics.say(f"warning: {warning}")
         for step in range(first, training.steps):
             if terms != (terms := _terms(config, step)):
                 metrics.say(f"step {step}: compiling {' + '.join(['ambient score matching', *terms])}")
@@ -181,14 +184,18 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
             if saving or done % training.log_every == 0:
                 _check_finite(done, scalars)
                 metrics.log(done, {name: float(value) for name, value in scalars.items()})
-            if saving:
-                checkpoints.save(state)
             if stopping:
+                checkpoints.save(state)
                 raise Stopped(f"stopped at step {done} of {training.steps}, which is saved")
-            if done % training.save_every == 0 and done < training.steps:
-                curve = held_out_curve(model.with_params(state.ema_params), dataset)
+            if saving:
+                current = model.with_params(state.ema_params)
+                health = held_out_health(current, dataset)
+                checkpoints.save(state, health)
+                curve = held_out_curve(current, dataset)
                 named = zip(curve["sigma"], curve["relative_mse"], strict=True)
-                metrics.write(done, {f"held_out_mse/{sigma:g}": mse for sigma, mse in named})
+                metrics.write(done, health | {f"held_out_mse/{sigma:g}": mse for sigma, mse in named})
+                for warning in health_warnings(health) if done > training.steps // 10 else ():
+                    metrics.say(f"warning: step {done}: {warning}")
     return state
 
 

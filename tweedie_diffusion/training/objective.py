@@ -121,7 +121,7 @@ def make_objective(
     consistency, refresh = config.consistency, config.refresh
     every = round(1 / consistency.batch_fraction)  # one row of so many takes part
 
-    def objective(params, teacher_params, key, batch, step, buffer=None):
+    def objective(params, teacher_params, key, batch, step, buffer: ReplayBuffer | None = None):
         key_ambient, key_dropout, key_consistency = jax.random.split(key, 3)
         x_tn, sigma_tn, label = batch["x_tn"], batch["sigma_tn"], batch["label"]
         if config.model.class_conditional:
@@ -157,6 +157,7 @@ def make_objective(
             loss += consistency.weight * ramp * value
             parts["consistency_loss"] = value
         if with_refresh:
+            assert buffer is not None  # first_buffer makes one for refresh.weight > 0
             key_refresh = jax.random.fold_in(key, 3)
             value = refresh_term(
                 key_refresh,

@@ -96,6 +96,7 @@ def make_refresh_step(config: Config, make_denoise, mesh: Mesh, *, filling: bool
     refresh = config.refresh
 
     def refresh_step(state: TrainState, batch) -> TrainState:
+        assert state.buffer is not None  # first_buffer makes one for refresh.weight > 0
         buffer, rows = state.buffer, len(batch["x_tn"]) if filling else refresh.rows
         key = jax.random.fold_in(purpose_key(config.seed, "refresh"), state.step)
         if rows:

@@ -13,7 +13,7 @@ from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 from tweedie_diffusion.diffusion.rows import check_levels, normal, purpose_key, split
 from tweedie_diffusion.diffusion.sampling import reverse_process
-from tweedie_diffusion.training.checkpoints import restore_latest
+from tweedie_diffusion.training.checkpoints import restore_saved
 from tweedie_diffusion.training.config import Config, from_json
 from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import DataFacts
@@ -162,8 +162,8 @@ def _in_batches(function, *rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def load_run(workdir) -> TrainedModel:
-    """The model of a workdir, with the EMA weights of its newest checkpoint.
+def load_run(workdir, *, best: bool = False) -> TrainedModel:
+    """The model of a workdir, with the EMA weights of its newest checkpoint, or of the one of least score.
 
     Raises:
         FileNotFoundError: if there is no run, or no checkpoint yet.
@@ -184,7 +184,7 @@ def load_run(workdir) -> TrainedModel:
             first_buffer(config.refresh, facts.shape),
         )
     )
-    state = restore_latest(workdir, shapes)
+    state = restore_saved(workdir, shapes, best=best)
     if state is None:
         raise FileNotFoundError(f"the run in {workdir} has no checkpoint yet: run its command again")
     return TrainedModel(config, facts, denoiser_maker(network, config.model, facts), state.ema_params)

@@ -1,0 +1,77 @@
+"""What held-out noisy images alone say of a model: how good it is, and whether it collapses."""
+
+import numpy as np
+
+from tweedie_diffusion.data.noisy import Dataset
+from tweedie_diffusion.diffusion.corruption import add_noise
+from tweedie_diffusion.diffusion.rows import purpose_key
+from tweedie_diffusion.evaluation.curves import ambient_curve
+from tweedie_diffusion.evaluation.distances import energy_distance
+from tweedie_diffusion.evaluation.noise_check import noise_warning
+from tweedie_diffusion.training.trained import TrainedModel
+
+NUM_IMAGES = 256
+ABOVE = (1.15, 1.5, 2.5)  # of the data's noise
+LEAST_SHARE = 0.5  # of the variance that samples should have
+
+
+def held_out_health(model: TrainedModel, dataset: Dataset) -> dict[str, float]:
+    """Scalars from at most 256 held-out images and as many samples; none if no image is noisy.
+
+    Returns:
+        held_out_ambient: mean MSE/σ² at 1.15, 1.5 and 2.5 times the data's noise, read from noisy images alone.
+        proximal_distance: energy distance of samples, with noise added up to σ_tn, from noisy images.
+        sample_variance: of samples, over that of the clean images, var(x_tn) − σ_tn².
+        posterior_variance: of samples given one noisy image, over the error of denoising just above its noise.
+        score: held_out_ambient + proximal_distance, the least of which is the best checkpoint.
+    """
+    examples = dataset.held_out.rows(np.arange(min(NUM_IMAGES, len(dataset.held_out))))
+    noisy = examples["sigma_tn"] > 0
+    x_tn, sigma_tn = examples["x_tn"][noisy], examples["sigma_tn"][noisy]
+    if len(x_tn) < 2:
+        return {}
+    top = float(sigma_tn.max())
+    curve = ambient_curve(model.denoise, x_tn, sigma_tn, sigmas=[top * factor for factor in ABOVE])
+    samples = model.sample(range(len(x_tn)))
+    renoised = np.asarray(add_noise(purpose_key(0, "proximal distance"), samples, sigma_s=0.0, sigma_t=sigma_tn))
+    first, second = (model.posterior_sample(x_tn[:64], sigma_tn[:64], draw) for draw in (0, 1))
+    error = max(curve["relative_mse"][0] * (ABOVE[0] * top) ** 2, 1e-12)
+    ambient, distance = float(curve["relative_mse"].mean()), energy_distance(renoised, x_tn)
+    return {
+        "held_out_ambient": ambient,
+        "proximal_distance": distance,
+        "score": ambient + max(distance, 0.0),
+        "sample_variance": float(np.var(samples, axis=0).mean()) / _clean_variance(x_tn, sigma_tn),
+        "posterior_variance": float(np.mean(np.square(first - second)) / 2 / error),
+    }
+
+
+def _clean_variance(x_tn, sigma_tn):
+    """Mean variance of a clean feature over the images."""
+    return max(float(np.var(x_tn, axis=0).mean() - np.mean(np.square(sigma_tn))), 1e-12)
+
+
+def health_warnings(health: dict[str, float]) -> list[str]:
+    """One line for each sign of collapse."""
+    lines = []
+    if health.get("sample_variance", 1.0) < LEAST_SHARE:
+        lines.append(
+            f"samples have {health['sample_variance']:.0%} of the variance of the clean images: "
+            "the model collapses; lower consistency.weight or refresh.weight, or go back to an earlier save"
+        )
+    if health.get("posterior_variance", 1.0) < LEAST_SHARE * 0.5:
+        lines.append(
+            f"samples given one noisy image differ by {health['posterior_variance']:.0%} of what they should: "
+            "the posterior collapses; lower consistency.weight or refresh.weight, or use a second-order step"
+        )
+    return lines
+
+
+def data_warnings(dataset: Dataset) -> list[str]:
+    """One line if the stated noise does not suit the held-out noisy images."""
+    examples = dataset.held_out.rows(np.arange(min(2048, len(dataset.held_out))))
+    top = examples["sigma_tn"].max()
+    if top == 0:
+        return []
+    warning = noise_warning(examples["x_tn"][examples["sigma_tn"] == top], float(top))
+    return [warning] if warning else []

@@ -34,7 +34,7 @@ def test_every_setting_that_is_named_exists():
     rows = [
         line.split("|")[1]
         for line in README.splitlines()
-        if re.match(r"\| `(data|model|training|ambient|con|sam)", line)
+        if re.match(r"\| `(data|model|training|ambient|con|ref|sam)", line)
     ]
     named = []
     for row in rows:

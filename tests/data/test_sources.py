@@ -1,6 +1,7 @@
 import os
 import pickle
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -279,3 +280,16 @@ def test_floats_that_plainly_mean_another_range_are_refused(tmp_path, low, high,
     np.save(tmp_path / "a.npy", np.linspace(low, high, 32, dtype=np.float32).reshape(2, 4, 4))
     with pytest.raises(InputError, match=message):
         open_images(str(tmp_path / "a.npy"), clean=False)
+
+
+@pytest.mark.parametrize("features", [16, 64])
+def test_the_mixtures_of_many_dimensions_have_unit_variance_and_their_exact_denoiser(features):
+    images = open_images(f"mixture_{features}d", num_examples=20_000, seed=3)
+    x_0 = np.stack([images.read(i) for i in range(images.count)])
+    assert x_0.var(axis=0).mean() == pytest.approx(1.0, abs=0.05)
+    x_t = x_0 + 0.3 * np.random.default_rng(0).standard_normal(x_0.shape).astype(np.float32)
+    error = np.asarray(jax.jit(images.oracle)(x_t, 0.3), np.float64) - x_0
+    # The error of the exact denoiser is orthogonal to every function of x_t.
+    for probe in (x_t, np.tanh(x_t)):
+        products = (error * probe).sum(axis=1)
+        assert abs(products.mean()) < 5 * products.std() / len(products) ** 0.5

@@ -12,6 +12,7 @@ import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.scaling import Scaling, infer_scaling
+from tweedie_diffusion.data.synthetic import MIXTURES
 from tweedie_diffusion.diffusion.types import DenoiseFn
 
 # What NumPy lets through when a file is damaged; RuntimeError: from zipfile, for flags it does not know.
@@ -49,7 +50,8 @@ def open_images(
     """Open `source`.
 
     Args:
-        source: `digits`, `mixture_2d`, `tfds:NAME`, a path to an .npz or .npy file, or a folder of PNG/JPEG images.
+        source: `digits`, `mixture_2d` (or `_16d`, `_64d`), `tfds:NAME`, a path to an .npz or .npy file, or a folder of
+            PNG/JPEG images.
         value_range: (low, high) of the stored values; None infers it from the dtype.
         image_size: crop to the central square and resize to this side; 0 leaves images as they are.
         clean: whether the images are free of noise (then values outside the range are an error).
@@ -61,12 +63,13 @@ def open_images(
     """
     if image_size and not clean:
         raise InputError("data.image_size resizes images, which would change their noise: set it to 0 for noisy images")
-    if source in ("digits", "mixture_2d") and (image_size or value_range is not None):
+    if source in ("digits", *MIXTURES) and (image_size or value_range is not None):
         raise InputError(f"{source} has a size and a range of its own: leave data.image_size=0 and data.range=()")
     if source == "digits":
         return _digits()
-    if source == "mixture_2d":
-        return _mixture_2d(num_examples, seed)
+    if source in MIXTURES:
+        points, labels, oracle = MIXTURES[source](num_examples, seed)
+        return in_memory(points, Scaling(-1.0, 1.0, "float32", bounded=False), labels=labels, oracle=oracle)
     if source.startswith("tfds:"):
         from tweedie_diffusion.data.tfds_source import open_tfds
 
@@ -158,20 +161,6 @@ def _digits():
     bunch: Any = load_digits()
     stored = bunch.images.astype(np.float32)[..., None]
     return in_memory(stored, Scaling(0.0, 16.0, "float32"), labels=bunch.target)
-
-
-def _mixture_2d(count, seed):
-    """Eight components of std .1 on the unit circle."""
-    from tweedie_diffusion.diffusion.oracles import mixture_denoiser
-
-    angles = 2 * np.pi * np.arange(8) / 8
-    means = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    rng = np.random.Generator(np.random.Philox(seed))
-    labels = rng.integers(8, size=count)
-    points = means[labels] + 0.1 * rng.standard_normal((count, 2))
-    oracle = mixture_denoiser(np.ones(8), means, np.full(8, 0.1**2))
-    scaling = Scaling(-1.0, 1.0, "float32", bounded=False)
-    return in_memory(points.astype(np.float32), scaling, labels=labels, oracle=oracle)
 
 
 def _open_arrays(path, value_range, image_size, clean):

@@ -34,7 +34,7 @@ def default_config() -> Config:
 
 def _data():
     c = ConfigDict()
-    c.source = "digits"  # digits, mixture_2d, tfds:NAME, a folder, or a path to .npz or .npy
+    c.source = "digits"  # digits, mixture_2d (16d, 64d), tfds:NAME, a folder, or a path to .npz or .npy
     c.sigma_tn = 0.5  # noise of the training images
     c.noisy_already = False  # True: the images carry that noise already, and none is added
     c.clean_fraction = 0.0  # part of the images left clean, if noise is added

@@ -40,9 +40,11 @@ def get_config(variant: str = ""):
     config.refresh.start = 2500
     config.refresh.capacity = 16_384
     config.refresh.rows = 0
-    config.refresh.num_steps = 24
+    config.refresh.num_steps = 16
+    config.refresh.batch_fraction = 0.25
     config.refresh.sigma_min = 0.02
-    config.refresh.relaxation = 1.9
+    config.refresh.relaxation = 1.8
+    config.refresh.every = 4
 
     config.evaluation.sigmas = (0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 1.0)
     config.evaluation.num_images = 4000

@@ -38,7 +38,7 @@ ROADS: dict[str, dict[str, Any]] = {
     "consistency, not annealed": _CONSISTENCY | {"consistency.anneal": 0.0},
     "refresh": _REFRESH | {"refresh.relaxation": 0.0},
     "refresh, ancestral": _REFRESH | {"refresh.relaxation": 0.0, "refresh.step": "ancestral"},
-    "refresh, weighted": _REFRESH | {"refresh.relaxation": 1.9},
+    "refresh, weighted": _REFRESH | {"refresh.relaxation": 1.8},
     "consistency and refresh": _CONSISTENCY | _REFRESH | {"consistency.weight": 2.0, "refresh.relaxation": 0.0},
     "default": {},
     "default, 1 % clean": {"data.clean_fraction": 0.01},

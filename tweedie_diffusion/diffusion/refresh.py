@@ -15,6 +15,8 @@ from tweedie_diffusion.diffusion.rows import as_rows, expand
 from tweedie_diffusion.diffusion.sampling import reverse_process
 from tweedie_diffusion.diffusion.types import DenoiseFn, ReverseStep
 
+BLOCK = 64  # noisy points explained at once
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +121,26 @@ def reweigh(buffer: ReplayBuffer, x_tn: jax.Array, *, sigma_tn, relaxation: floa
     Returns:
         The buffer with new weights.
     """
-    sigma_tn = as_rows(sigma_tn, x_tn)
-    noisy = sigma_tn > 0
-    x, centres = x_tn.reshape(x_tn.shape[0], -1), buffer.x_0.reshape(buffer.x_0.shape[0], -1)
-    squares = jnp.sum(x * x, axis=1)[:, None] - 2 * x @ centres.T + jnp.sum(centres * centres, axis=1)[None]
-    variance = jnp.where(noisy, sigma_tn, 1.0) ** 2
-    shares = jax.nn.softmax(buffer.log_weight[None] - squares / (2 * variance[:, None]), axis=1)
-    mean_share = jnp.sum(jnp.where(noisy[:, None], shares, 0.0), axis=0) / jnp.maximum(jnp.sum(noisy), 1)
+    sigma_tn, centres = as_rows(sigma_tn, x_tn), buffer.x_0.reshape(buffer.x_0.shape[0], -1)
+    x = x_tn.reshape(x_tn.shape[0], -1)
+    lengths = jnp.sum(centres * centres, axis=1)
+    # Blocks of rows, whose kernel stays in a processor's cache; the last is filled up with rows that take no part.
+    blocks = -(-x.shape[0] // BLOCK)
+    missing = blocks * BLOCK - x.shape[0]
+    x = jnp.pad(x, ((0, missing), (0, 0))).reshape(blocks, BLOCK, -1)
+    sigma = jnp.pad(sigma_tn, (0, missing)).reshape(blocks, BLOCK)
+
+    def add_block(total, rows):
+        x, sigma = rows
+        noisy = sigma > 0
+        scale = jnp.where(noisy, 1 / jnp.where(noisy, sigma, 1.0) ** 2, 0.0)
+        log_kernel = buffer.log_weight[None] + scale[:, None] * (x @ centres.T - lengths[None] / 2)
+        kernel = jnp.exp(log_kernel - jnp.max(log_kernel, axis=1, keepdims=True))
+        return total + jnp.where(noisy, 1 / jnp.sum(kernel, axis=1), 0.0) @ kernel, None
+
+    total, _ = jax.lax.scan(add_block, jnp.zeros_like(lengths), (x, sigma))
+    count = jnp.sum(sigma_tn > 0)
     # A draw that explains nothing in one batch may explain something in the next: its weight stays above 0.
-    log_share = jnp.where(jnp.any(noisy), jnp.log(mean_share + 1e-30), buffer.log_weight)
+    log_share = jnp.where(count > 0, jnp.log(total / jnp.maximum(count, 1) + 1e-30), buffer.log_weight)
     log_weight = (1 - relaxation) * buffer.log_weight + relaxation * log_share
     return dataclasses.replace(buffer, log_weight=log_weight - jax.nn.logsumexp(log_weight))

@@ -38,6 +38,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/exactness", "Where the runs live
 _DOCS = flags.DEFINE_string("docs", "experiments", "Where README.md and results/ are.")
 _ROADS = flags.DEFINE_list("roads", None, "Names of rows, as in experiments/roads.py; by default those of the study.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Each of the weights, the data's noise, the split and the training.")
+_SIGMA_TN = flags.DEFINE_list("sigma_tn", None, "The noise of the data; by default every one of the study.")
 _STEPS = flags.DEFINE_integer("steps", 0, "Training steps of each row; 0 takes those of the study.")
 
 
@@ -137,7 +138,7 @@ def run_study(study: Study) -> None:
     began = time.time()
     folder = Path(_WORKDIR.value) / _STUDY.value
     for seed in map(int, _SEEDS.value):
-        for sigma_tn in study.sigma_tn:
+        for sigma_tn in map(float, _SIGMA_TN.value or study.sigma_tn):
             for road in roads:
                 print(f"{road}, σ_tn = {sigma_tn:g}, seed {seed}", flush=True)
                 train_row(study, road, seed, sigma_tn, _workdir_of(folder, road, sigma_tn, seed))

@@ -127,14 +127,14 @@ def _gap_table(rows):
                 str(len(group)),
                 *[_mean(c) for c in curves.T],
                 _mean(gaps, 2) if gaps else "",
-                _mean([row["distance"] for row in done], 1),
+                _mean([row["distance"] for row in done], 2),
                 _mean(ratios, 2) if ratios else "",
                 _cost(group, rows),
             ]
         )
     floor = np.mean([row["floor"] for row in rows if row["status"] == "done"])
     header.append("seconds a step, of ADSM's")
-    return _markdown(header, lines) + f"\n\nDistance of held-out clean images, the floor: {floor:.1f}", value
+    return _markdown(header, lines) + f"\n\nDistance of held-out clean images, the floor: {floor:.2f}", value
 
 
 def _draw(path, rows, sigma_tn):

@@ -76,6 +76,10 @@ def _failed(group):
     return "; ".join(f"seed {row['seed']}: {row['status']}" for row in group if row["status"] != "done")
 
 
+def _name(road, group):
+    return f"{road} ({failed})" if (failed := _failed(group)) else road
+
+
 def _excess_table(study, rows):
     """Excess by road and level, worst last beside the target; and the worst of the default road, over seeds."""
     levels = study.levels(rows[0]["sigma_tn"])
@@ -123,7 +127,7 @@ def _gap_table(rows):
         curves = np.array([row["curve"]["relative_mse"] for row in done])
         lines.append(
             [
-                road,
+                _name(road, group),
                 str(len(group)),
                 *[_mean(c) for c in curves.T],
                 _mean(gaps, 2) if gaps else "",

@@ -96,7 +96,7 @@ def _excess_table(study, rows):
             value = worst.max()
         lines.append(
             [
-                road,
+                _name(road, group),
                 str(len(group)),
                 *[_mean(e) for e in excess.T],
                 _mean(worst),

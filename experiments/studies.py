@@ -14,12 +14,12 @@ BASELINES = (CLEAN, NOISY_AS_CLEAN, ADSM, "paper's code", "default")
 IMAGE_ROADS = (
     *BASELINES,
     "consistency",
-    "consistency, two plain draws",
-    "consistency, corrected",
+    "consistency (two plain draws)",
+    "consistency (corrected)",
     "refresh",
     "consistency and refresh",
-    "default, 1 % clean",
-    "default, 10 % clean",
+    "default (1 % clean)",
+    "default (10 % clean)",
 )
 
 

@@ -36,12 +36,12 @@ def build_network(model: Config, facts: DataFacts) -> nn.Module:
         if model.dropout or model.remat:
             raise InputError("model.dropout and model.remat are of the unet: leave them out for the mlp")
         return MLP(model.width, model.depth, num_classes, dtype, model.fourier_features, model.fourier_scale)
-    if model.fourier_features:
-        raise InputError("model.fourier_features is of the mlp: leave it at 0 for the unet")
     try:
         check_image_shape(facts.shape, len(model.channel_multipliers))
     except ValueError as error:
         raise InputError(str(error)) from error
+    if model.fourier_features:
+        raise InputError("model.fourier_features is of the mlp: leave it at 0 for the unet")
     return UNet(
         channels=model.channels,
         channel_multipliers=tuple(model.channel_multipliers),

@@ -61,6 +61,10 @@ def test_a_missing_key_is_refused():
         ("training.ema_decay", 1.0, r"training.ema_decay must be in \[0, 1\)"),
         ("ambient.weight_cap", 0.5, "ambient.weight_cap must be >= 1"),
         ("consistency.step", "rk4", "consistency.step must be one of"),
+        ("consistency.stop", 100, "consistency.stop must exceed consistency.start"),
+        ("consistency.anchor", "beside", "consistency.anchor must be one of below, above"),
+        ("consistency.draws", 1, "consistency.draws must be >= 2"),
+        ("refresh.relaxation", 2.0, r"refresh.relaxation must be in \[0, 2\)"),
         ("sampling.sigma_min", 90.0, "sampling.sigma_min must lie below"),
         ("evaluation.sigmas", (0.0,), "evaluation.sigmas must be noise levels > 0"),
     ],
@@ -68,6 +72,15 @@ def test_a_missing_key_is_refused():
 def test_a_setting_that_cannot_work_is_refused(key, value, message):
     with pytest.raises(InputError, match=message):
         check_config(with_setting(key, value))
+
+
+@pytest.mark.parametrize(("key", "value"), [("capacity", 32), ("rows", 65)])
+def test_a_buffer_that_does_not_suit_the_batch_is_refused_if_there_is_refresh(key, value):
+    config = with_setting(f"refresh.{key}", value)
+    assert check_config(config) is None
+    config.refresh.weight = 1.0
+    with pytest.raises(InputError, match=f"refresh.{key} must .* training.batch_size"):
+        check_config(config)
 
 
 def test_difference_names_what_changed():

@@ -1,5 +1,6 @@
 """Checkpoints of the train state, by Orbax: arrays only, written beside the run, atomic."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,15 @@ class Checkpoints:
 
         `keep` None opens them for reading only.
         """
+        score = {"best_fn": lambda metrics: metrics["score"], "best_mode": "min"}  # without it none is written or read
+        best = managers.BestN(get_metric_fn=score["best_fn"], reverse=True, n=1, keep_checkpoints_without_metrics=False)
         options = (
-            ocp.CheckpointManagerOptions(read_only=True)
+            ocp.CheckpointManagerOptions(read_only=True, **score)
             if keep is None
             else ocp.CheckpointManagerOptions(
-                preservation_policy=managers.AnyPreservationPolicy(
-                    [
-                        managers.LatestN(keep),
-                        managers.BestN(
-                            get_metric_fn=lambda metrics: metrics["score"],
-                            reverse=True,
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
+                preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
                 cleanup_tmp_directories=True,
+                **score,
             )
         )
         self._manager = ocp.CheckpointManager(epath.Path(directory(workdir)), options=options)
@@ -64,7 +58,7 @@ class Checkpoints:
         """Write the state, and the score of `health`, in the background; a step that is there already is left alone."""
         step = int(state.step)
         if step not in self._manager.all_steps():
-            metrics = {"score": health["score"]} if health else None
+            metrics = {"score": health["score"]} if health and math.isfinite(health["score"]) else None
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:

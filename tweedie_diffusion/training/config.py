@@ -172,11 +172,13 @@ def check_config(config: Config) -> None:
         raise InputError("sampling.sigma_min must lie below sampling.sigma_max")
     if flat["ambient.sigma_max"] <= flat["data.sigma_tn"]:
         raise InputError("ambient.sigma_max must exceed data.sigma_tn: training happens above the data's noise")
+    if 0 < flat["consistency.stop"] <= flat["consistency.start"]:
+        raise InputError("consistency.stop must exceed consistency.start; 0 keeps the term to the end")
     if flat["refresh.weight"] and flat["refresh.capacity"] < flat["training.batch_size"]:
         raise InputError(
             "refresh.capacity must be at least training.batch_size: the buffer is filled a batch at a time"
         )
-    if flat["refresh.rows"] > flat["training.batch_size"]:
+    if flat["refresh.weight"] and flat["refresh.rows"] > flat["training.batch_size"]:
         raise InputError("refresh.rows must not exceed training.batch_size: the draws belong to images of the batch")
     if flat["data.noisy_already"] and flat["data.clean_fraction"]:
         raise InputError(

@@ -57,12 +57,12 @@ def _clean_variance(x_tn, sigma_tn):
 def health_warnings(health: dict[str, float]) -> list[str]:
     """One line for each sign of collapse."""
     lines = []
-    if health.get("sample_variance", 1.0) < LEAST_SHARE:
+    if not health.get("sample_variance", 1.0) >= LEAST_SHARE:  # true of NaN too
         lines.append(
             f"samples have {health['sample_variance']:.0%} of the variance of the clean images: "
             "the model collapses; lower consistency.weight or refresh.weight, or go back to an earlier save"
         )
-    if health.get("posterior_variance", 1.0) < LEAST_SHARE * 0.5:
+    if not health.get("posterior_variance", 1.0) >= LEAST_SHARE / 2:
         lines.append(
             f"samples given one noisy image differ by {health['posterior_variance']:.0%} of what they should: "
             "the posterior collapses; lower consistency.weight or refresh.weight, or use a second-order step"

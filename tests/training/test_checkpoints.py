@@ -1,0 +1,32 @@
+import jax.numpy as jnp
+import optax
+import pytest
+
+from tweedie_diffusion.training.checkpoints import Checkpoints, restore_saved
+from tweedie_diffusion.training.step import init_state
+
+STATE = init_state({"w": jnp.float32(0.0)}, optax.sgd(0.1))
+
+
+def state_at(step):
+    return type(STATE)(jnp.int32(step), {"w": jnp.float32(step)}, {"w": jnp.float32(step)}, STATE.opt_state)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "best"),
+    [
+        ([0.3, 0.1, 0.2, 0.4], {2, 4}, 2),
+        ([0.3, float("nan"), 0.5, 0.4], {1, 4}, 1),
+        ([None, None, None, None], {4}, 4),
+    ],
+)
+def test_the_newest_checkpoint_and_the_best_are_kept(tmp_path, scores, kept, best):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, score in enumerate(scores, start=1):
+            checkpoints.save(state_at(step), None if score is None else {"score": score})
+    with Checkpoints(tmp_path, keep=None) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (4, best)
+    steps = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
+    assert steps == kept
+    assert float(restore_saved(tmp_path, STATE, best=True).params["w"]) == best
+    assert float(restore_saved(tmp_path, STATE).params["w"]) == 4

@@ -2,9 +2,8 @@
 
     python -m tweedie_diffusion.main --config=configs/mixture_2d.py --workdir=runs/mixture
 
-13 minutes on 2 CPU cores, shared with another program (the first epoch corrupts each point once). Excess at
-σ = .03/.06/.1/.2/.3: .04/.17/.41/.22/.03 (commit bf3703d, seed 0, 2026-11-24); mixture_2d.py:quick, 46 s:
-.04/.23/.45/.29/.05.
+5 minutes on one CPU core. Excess at σ = .03/.06/.1/.2/.3, by `experiments.exactness`: .016/.037/.074/.024/.002, the mean
+of seeds 0 to 2 (2026-11-24; experiments/README.md).
 `denoising_curve.json` holds MSE/σ² of the run and of the exact denoiser, and the excess ‖denoise − exact‖² over the
 posterior variance.
 """

@@ -2,8 +2,8 @@
 
     python -m tweedie_diffusion.main --config=configs/mixture_2d.py --workdir=runs/mixture
 
-5 minutes on one CPU core. Excess at σ = .03/.06/.1/.2/.3, by `experiments.exactness`: .016/.037/.074/.024/.002, the mean
-of seeds 0 to 2 (2026-11-24; experiments/README.md).
+5 minutes on one CPU core. Excess at σ = .03/.06/.1/.2/.3, by `experiments.exactness`: .016/.037/.074/.024/.002, the
+mean of seeds 0 to 2 (2026-11-24; experiments/README.md).
 `denoising_curve.json` holds MSE/σ² of the run and of the exact denoiser, and the excess ‖denoise − exact‖² over the
 posterior variance.
 """

@@ -4,6 +4,7 @@
     python -m experiments.exactness --study=digits
     python -m experiments.exactness --study=fashion --data=PATH/fashion_mnist.npz
     python -m experiments.exactness --study=cifar --data=PATH/cifar10.npz
+    python -m experiments.exactness --study=robustness
 
 Each row is one training run and one line of the study's table in experiments/README.md. The same command goes on where
 it stopped; a row that fails is marked and the others go on.
@@ -21,14 +22,16 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from experiments.noises import MISTAKES, Mistake
 from experiments.report import write_report
-from experiments.roads import NOISY_AS_CLEAN, ROADS
+from experiments.roads import ROADS
 from experiments.samples import Classifier, frechet_distance
 from experiments.studies import STUDIES, Study
 from tweedie_diffusion import program
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.evaluation.curves import denoising_curve
+from tweedie_diffusion.training.health import data_warnings
 from tweedie_diffusion.training.loop import Stopped, open_data, train
 from tweedie_diffusion.training.trained import TrainedModel, load_run
 
@@ -57,12 +60,10 @@ def train_row(study: Study, road: str, seed: int, sigma_tn: float, workdir: Path
     if _STEPS.value:
         config.training.steps = _STEPS.value
     dataset = open_data(config.data)
-    if road == NOISY_AS_CLEAN:
-        config.data.source = str(unstated_noise(dataset, workdir))
-        config.data.sigma_tn, config.data.noisy_already, config.data.held_out = 0.0, True, 0.01
-        config.data.range = (-1.0, 1.0)
     with config.unlocked():
-        config.update_from_flattened_dict({k: v for k, v in ROADS[road].items() if not _keeps(road, k)})
+        config.update_from_flattened_dict(ROADS[road])
+    if road in MISTAKES:
+        config.data.update(spoiled_data(MISTAKES[road], dataset, sigma_tn, seed, workdir))
     try:
         train(config, workdir)
     except InputError as error:
@@ -71,22 +72,19 @@ def train_row(study: Study, road: str, seed: int, sigma_tn: float, workdir: Path
         row |= {"status": str(error).split(":")[0]}
     else:
         row |= {"status": "done", **seconds_of(workdir), **measure(study, dataset, load_run(workdir), sigma_tn, seed)}
+        row["warned"] = bool(data_warnings(open_data(config.data)))
     written.write_text(json.dumps(row, indent=1) + "\n")
     return row
 
 
-def _keeps(road, key):
-    """Whether the row's own data settings stay as they are."""
-    return road == NOISY_AS_CLEAN and key.startswith("data.")
-
-
-def unstated_noise(dataset: Dataset, workdir: Path) -> Path:
-    """The noisy training images as an .npz that says nothing of their noise."""
-    workdir.mkdir(parents=True, exist_ok=True)
+def spoiled_data(mistake: Mistake, dataset: Dataset, sigma_tn: float, seed: int, workdir: Path) -> dict:
+    """The settings of data.* for training images of a mistaken noise, written beside `workdir`."""
     path = workdir.with_suffix(".npz")
     if not path.is_file():
-        np.savez(path, images=dataset.train.rows(np.arange(len(dataset.train)))["x_tn"])
-    return path
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, images=mistake.images(dataset, sigma_tn, seed))
+    settings = {"source": str(path), "sigma_tn": mistake.stated * sigma_tn, "noisy_already": True}
+    return settings | {"range": (-1.0, 1.0), "image_size": 0, "held_out": 0.05}
 
 
 def seconds_of(workdir: Path) -> dict:

@@ -2,16 +2,20 @@
 
 from typing import Any
 
+from experiments.noises import MISTAKES
+
 CLEAN, NOISY_AS_CLEAN, ADSM = "clean images", "noisy images as clean", "ADSM alone"
 
 _ALONE = {"consistency.weight": 0.0, "refresh.weight": 0.0}
-_CONSISTENCY = _ALONE | {"consistency.weight": 2.0}
+_CONSISTENCY = _ALONE | {"consistency.weight": 4.0}
+_PLAIN = _CONSISTENCY | {"consistency.antithetic": False, "consistency.draws": 2}
 _REFRESH = _ALONE | {"refresh.weight": 1.0}
 
 ROADS: dict[str, dict[str, Any]] = {
     CLEAN: _ALONE | {"data.sigma_tn": 0.0},
-    NOISY_AS_CLEAN: _ALONE,  # the study hands it the noisy images with their noise unstated
+    NOISY_AS_CLEAN: _ALONE,
     ADSM: _ALONE,
+    "ADSM (no noise units)": _ALONE | {"model.noise_units": False},
     "ADSM (clamped embedding)": _ALONE | {"model.embedding": "clamped"},
     "ADSM (no embedding)": _ALONE | {"model.embedding": "none"},
     # One ancestral step from real noise above σ_tn, two plain draws by the weights themselves, gradient on both sides.
@@ -25,13 +29,16 @@ ROADS: dict[str, dict[str, Any]] = {
         "consistency.ema_teacher": False,
         "consistency.gradient": "both",
         "consistency.antithetic": False,
+        "consistency.draws": 2,
+        "consistency.batch_fraction": 0.5,
         "consistency.ridge": 0.0,
     },
     "consistency": _CONSISTENCY,
     "consistency (midpoint)": _CONSISTENCY | {"consistency.step": "midpoint"},
     "consistency (corrected)": _CONSISTENCY | {"consistency.step": "corrected"},
-    "consistency (two plain draws)": _CONSISTENCY | {"consistency.antithetic": False},
-    "consistency (four plain draws)": _CONSISTENCY | {"consistency.antithetic": False, "consistency.draws": 4},
+    "consistency (two plain draws)": _PLAIN,
+    "consistency (four plain draws)": _PLAIN | {"consistency.draws": 4},
+    "consistency (two antithetic draws)": _CONSISTENCY | {"consistency.draws": 2},
     "consistency (no ridge)": _CONSISTENCY | {"consistency.ridge": 0.0},
     "consistency (no EMA teacher)": _CONSISTENCY | {"consistency.ema_teacher": False},
     "consistency (both gradients)": _CONSISTENCY | {"consistency.gradient": "both"},
@@ -39,8 +46,9 @@ ROADS: dict[str, dict[str, Any]] = {
     "refresh": _REFRESH | {"refresh.relaxation": 0.0},
     "refresh (ancestral)": _REFRESH | {"refresh.relaxation": 0.0, "refresh.step": "ancestral"},
     "refresh (weighted)": _REFRESH | {"refresh.relaxation": 1.8},
-    "consistency and refresh": _CONSISTENCY | _REFRESH | {"consistency.weight": 2.0, "refresh.relaxation": 0.0},
+    "consistency and refresh": _CONSISTENCY | {"refresh.weight": 1.0, "refresh.relaxation": 0.0},
     "default": {},
     "default (1 % clean)": {"data.clean_fraction": 0.01},
     "default (10 % clean)": {"data.clean_fraction": 0.1},
+    **{name: {} for name in MISTAKES if name != NOISY_AS_CLEAN},  # the default road on data of a mistaken noise
 }

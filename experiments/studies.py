@@ -6,15 +6,17 @@ from collections.abc import Callable
 import numpy as np
 
 from configs import digits_noisy, mixture_2d
+from experiments.noises import MISTAKES
 from experiments.roads import ADSM, CLEAN, NOISY_AS_CLEAN
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.config import Config
 
 BASELINES = (CLEAN, NOISY_AS_CLEAN, ADSM, "paper's code", "default")
+IMAGE_BASELINES = (*BASELINES, "ADSM (no noise units)")
 IMAGE_ROADS = (
-    *BASELINES,
-    "consistency",
+    *IMAGE_BASELINES,
     "consistency (two plain draws)",
+    "consistency (two antithetic draws)",
     "consistency (corrected)",
     "refresh",
     "consistency and refresh",
@@ -66,7 +68,8 @@ def _mixture_2d(sigma_tn, path):
 def _digits(sigma_tn, path):
     config = digits_noisy.get_config()
     config.data.sigma_tn = sigma_tn
-    config.consistency.sigma_min = config.refresh.sigma_min = sigma_tn / 10
+    config.consistency.sigma_min = sigma_tn / 5
+    config.refresh.sigma_min = sigma_tn / 10
     return config
 
 
@@ -75,7 +78,8 @@ def _from_file(config, sigma_tn, path):
         raise InputError("this study needs its images: give --data=PATH of an .npz with train_images")
     config.data.source = path
     config.data.sigma_tn = sigma_tn
-    config.consistency.sigma_min = config.refresh.sigma_min = sigma_tn / 10
+    config.consistency.sigma_min = sigma_tn / 5
+    config.refresh.sigma_min = sigma_tn / 10
     return config
 
 
@@ -102,6 +106,7 @@ STUDIES = {
         _mixture_2d, (0.3,), BASELINES, lambda _: (0.03, 0.06, 0.1, 0.2, 0.3), 20_000, 0, True, 0.1, (0.3,)
     ),
     "digits": Study(_digits, (0.3, 0.5), IMAGE_ROADS, _below, 512, 300, False, 0.9, (0.3, 0.5)),
-    "fashion": Study(_fashion, (0.2, 0.4, 0.8), BASELINES, _below, 2000, 2000, False, 0.9, (0.2, 0.4)),
-    "cifar": Study(_cifar, (0.1, 0.2), BASELINES, _below, 512, 512, False, 0.9, (0.1, 0.2)),
+    "robustness": Study(_digits, (0.5,), (CLEAN, ADSM, "default", *MISTAKES), _below, 512, 300, False, 0.9, (0.5,)),
+    "fashion": Study(_fashion, (0.2, 0.4, 0.8), IMAGE_BASELINES, _below, 2000, 2000, False, 0.9, (0.2, 0.4)),
+    "cifar": Study(_cifar, (0.1, 0.2), IMAGE_BASELINES, _below, 512, 512, False, 0.9, (0.1, 0.2)),
 }

@@ -310,6 +310,30 @@ def test_antithetic_draws_cancel_odd_noise_exactly():
     np.testing.assert_allclose(loss, linear_bias(0.3, 0.9) ** 2 * MEAN_SQUARE, rtol=1e-5)
 
 
+def test_one_antithetic_draw_is_exact_for_a_linear_denoiser():
+    loss = consistency(linear(0.3, 0.9), rows=100, antithetic=True, draws=1)
+    np.testing.assert_allclose(loss, linear_bias(0.3, 0.9) ** 2 * MEAN_SQUARE, rtol=1e-5)
+
+
+def test_one_antithetic_draw_takes_its_share_of_the_ridge():
+    loss = consistency(linear(0.3, 0.9), antithetic=True, draws=1, ridge=0.4)
+    added = 0.4 * 0.9**2 * S**2 * (1 - R2)
+    expected = linear_bias(0.3, 0.9) ** 2 * MEAN_SQUARE + added
+    assert abs(loss.mean() - expected) < 5 * standard_error(loss) < added / 10
+
+
+def test_one_antithetic_draw_at_the_exact_denoiser_falls_as_the_square_of_the_lost_variance():
+    exact = mixture_denoiser([0.5, 0.5], [[-0.4] * D, [0.4] * D], [0.3, 0.3])
+    x_t = jnp.asarray(0.5 * UNIT_DATA)
+
+    def residual(lost):
+        levels = {"sigma_t": 0.8, "sigma_s": 0.8 * np.sqrt(1 - lost)}
+        loss = consistency_loss(jax.random.key(0), exact, x_t, **levels, antithetic=True, draws=1)
+        return np.asarray(loss, np.float64).mean()
+
+    assert np.log2(residual(0.04) / residual(0.02)) == pytest.approx(2, abs=0.15)
+
+
 def test_antithetic_draws_lower_the_spread_for_a_curved_denoiser():
     denoise = mixture_denoiser([0.5, 0.5], [[-1.0] * D, [1.0] * D], [0.1, 0.1])
     assert consistency(denoise, rows=2000, antithetic=True).std() < 0.5 * consistency(denoise, rows=2000).std()
@@ -381,7 +405,7 @@ def test_consistency_loss_refuses(sigma_t, sigma_s, message):
 
 
 def test_consistency_loss_refuses_a_single_draw():
-    with pytest.raises(ValueError, match=r"draws must be >= 2 \(got 1\)"):
+    with pytest.raises(ValueError, match=r"draws must be >= 2, or 1 if antithetic \(got 1\)"):
         consistency_loss(jax.random.key(0), ORACLE, jnp.ones((2, D)), sigma_t=0.5, sigma_s=0.3, draws=1)
 
 

@@ -116,7 +116,8 @@ def consistency_loss(
     The exact denoiser is a martingale of the reverse process, denoise(x_t) = E[denoise(x_s) | x_t], so with two
     independent draws x_s¹, x_s² given x_t the mean of the product is ‖bias‖², without the +Var/K of a squared mean
     (arXiv:2404.10177, theorem 3.3 and equation 3.6). The estimator may be negative. With K draws it is the mean over
-    all pairs, the U-statistic (‖Σd‖² − Σ‖d‖²)/(K(K − 1)) of the differences d.
+    all pairs, the U-statistic (‖Σd‖² − Σ‖d‖²)/(K(K − 1)) of the differences d. One antithetic draw takes half the calls
+    of two: ‖(d⁺ + d⁻)/2‖², of mean ‖bias‖² plus the variance of what is even in the noise, of the order of (1 − r²)².
 
     Args:
         key: one key, or [B] keys.
@@ -128,7 +129,7 @@ def consistency_loss(
         teacher: draws x_s in place of `denoise`, and gives the high side, without gradient. None: `denoise` does, and
             the gradient passes through the high side and all low sides.
         sampler: draws x_s, whatever gives the high side. None: the teacher, or `denoise` without one.
-        draws: K >= 2.
+        draws: K >= 2, or 1 if antithetic.
         antithetic: each of the differences averages `denoise` over a draw and its mirror image (sign ±1), which
             cancels the noise that is odd in z. Twice the calls on the low side.
         ridge: κ in [0, 1]: adds κ·Var[denoise(x_s) | x_t], so that errors grow as σ^{−2(1−κ)} on the way down instead
@@ -138,11 +139,13 @@ def consistency_loss(
         [B], unbiased for the squared bias plus the ridge.
 
     Raises:
-        ValueError: if sigma_s > sigma_t or sigma_s <= 0 (levels under jit are not checked), draws < 2, or ridge is
-            outside [0, 1].
+        ValueError: if sigma_s > sigma_t or sigma_s <= 0 (levels under jit are not checked), draws < 2 (1 if
+            antithetic), or ridge is outside [0, 1].
     """
-    if draws < 2:
-        raise ValueError(f"draws must be >= 2 (got {draws}): the square of one draw is biased by its variance")
+    if draws < (1 if antithetic else 2):
+        raise ValueError(
+            f"draws must be >= 2, or 1 if antithetic (got {draws}): the square of one draw is biased by its variance"
+        )
     if not 0 <= ridge <= 1:
         raise ValueError(f"ridge must lie in [0, 1] (got {ridge}): 0 is the unbiased loss")
     check_levels(sigma_s, sigma_t, "sigma_t must be at least sigma_s > 0")
@@ -162,8 +165,8 @@ def consistency_loss(
     differences = jax.vmap(over_signs, in_axes=(0, None))(split(key, draws), signs) - high[None, None]
     square = jnp.square(differences).mean(axis=(0, 1))
     each = differences.mean(axis=1)
-    if draws == 2:
-        product = each[0] * each[1]
+    if draws <= 2:
+        product = each[0] * each[-1]
     else:
         product = (jnp.square(each.sum(axis=0)) - jnp.square(each).sum(axis=0)) / (draws * (draws - 1))
     return mean_features((1 - ridge) * product + ridge * square)

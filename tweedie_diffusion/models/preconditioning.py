@@ -34,6 +34,7 @@ def precondition(
     *,
     sigma_data: float,
     c_noise_fn: Callable[[jax.Array], jax.Array] = full_c_noise,
+    features: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> DenoiseFn:
     """Wrap a network so that its input and its training target have unit variance at every σ.
 
@@ -46,6 +47,8 @@ def precondition(
         sigma_data: σ_d, the standard deviation of the clean data, in data units, > 0.
         c_noise_fn: how σ reaches the network's embedding: `full_c_noise`, `clamped_c_noise(sigma_tn)` or
             `blind_c_noise`.
+        features: (x_t, sigma [B]) -> [B, ..., K], what the network sees beside c_in·x_t, as further channels: see
+            `noise_units`. It still returns as many channels as x_t has.
 
     Returns:
         A denoiser (x_t [B, ...], sigma float or [B]) -> x0_hat [B, ...].
@@ -62,7 +65,10 @@ def precondition(
         c_skip = (sigma_data / total) ** 2
         c_out = sigma * sigma_data / total
         c_in = 1 / total
-        network_out = network_fn(expand(c_in, x_t) * x_t, c_noise_fn(sigma))
+        inputs = expand(c_in, x_t) * x_t
+        if features:
+            inputs = jnp.concatenate([inputs, features(x_t, sigma)], axis=-1)
+        network_out = network_fn(inputs, c_noise_fn(sigma))
         return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * network_out.astype(x_t.dtype)
 
     return denoise

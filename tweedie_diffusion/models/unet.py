@@ -80,7 +80,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Network F(x [B, H, W, C], c_noise [B]) -> [B, H, W, C].
+    """Network F(x [B, H, W, C_in], c_noise [B]) -> [B, H, W, C].
 
     Attributes:
         channels: at full resolution.
@@ -92,6 +92,7 @@ class UNet(nn.Module):
         num_classes: 0, or the number of classes `labels` may name.
         dtype: of the computation (float32 or bfloat16); parameters are float32.
         remat: recompute each block in the backward pass: less memory, about a third more time.
+        out_channels: C; 0 for as many as x has.
     """
 
     channels: int = 128
@@ -102,6 +103,7 @@ class UNet(nn.Module):
     num_classes: int = 0
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    out_channels: int = 0
 
     @nn.compact
     def __call__(self, x, c_noise, labels=None, *, train: bool = False):
@@ -134,7 +136,9 @@ class UNet(nn.Module):
             if level:
                 h = block(h, width, f"up_{level}_double", _double)
         h = nn.silu(nn.GroupNorm(_groups(h.shape[-1]), dtype=self.dtype, name="norm_out")(h))
-        out = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=_zeros, name="conv_out")(h)
+        out = nn.Conv(self.out_channels or x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=_zeros, name="conv_out")(
+            h
+        )
         return out.astype(x.dtype)
 
 

@@ -56,6 +56,7 @@ def _model():
     c.blocks_per_resolution = 4
     c.attention_resolutions = (16,)
     c.dropout = 0.0
+    c.noise_units = False  # of the unet: it sees detail, and the ends of the range, in units of the noise
     c.width = 128  # of the mlp
     c.depth = 3  # of the mlp
     c.fourier_features = 0  # of the mlp: frequencies of the input beside x itself
@@ -108,7 +109,7 @@ def _consistency():
     c.roll_steps = 3  # from the data's noise down to the upper side
     c.ema_teacher = True  # the average of the weights draws the lower side; False: the weights themselves
     c.gradient = "low"  # or both: whether the upper side learns too
-    c.draws = 2  # of the lower side; more make the mean over all their pairs
+    c.draws = 2  # of the lower side; more make the mean over all their pairs; 1, if antithetic, is half the cost
     c.antithetic = True
     c.ridge = 0.3  # 0 is exact and can diverge, 1 the squared difference of one draw (docs/maths.md, section 4)
     return c
@@ -174,6 +175,10 @@ def check_config(config: Config) -> None:
         raise InputError("ambient.sigma_max must exceed data.sigma_tn: training happens above the data's noise")
     if 0 < flat["consistency.stop"] <= flat["consistency.start"]:
         raise InputError("consistency.stop must exceed consistency.start; 0 keeps the term to the end")
+    if flat["consistency.draws"] == 1 and not flat["consistency.antithetic"]:
+        raise InputError(
+            "consistency.draws=1 needs consistency.antithetic=True: one plain draw is biased by its spread"
+        )
     if flat["refresh.weight"] and flat["refresh.capacity"] < flat["training.batch_size"]:
         raise InputError(
             "refresh.capacity must be at least training.batch_size: the buffer is filled a batch at a time"
@@ -286,7 +291,7 @@ _RULES = {
     "consistency.step": _one_of(STOCHASTIC_STEPS),
     "consistency.roll_steps": _positive,
     "consistency.gradient": _one_of(("low", "both")),
-    "consistency.draws": ((lambda v: v >= 2), ">= 2"),
+    "consistency.draws": _positive,
     "consistency.ridge": _share,
     "refresh.weight": _not_negative,
     "refresh.start": _not_negative,

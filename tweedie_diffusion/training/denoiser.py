@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.types import DenoiseFn
+from tweedie_diffusion.models import noise_units
 from tweedie_diffusion.models.mlp import MLP
 from tweedie_diffusion.models.preconditioning import blind_c_noise, clamped_c_noise, full_c_noise, precondition
 from tweedie_diffusion.models.unet import UNet, check_image_shape
@@ -33,8 +34,10 @@ def build_network(model: Config, facts: DataFacts) -> nn.Module:
             raise InputError(
                 f"the mlp takes vectors, and the data has shape {list(facts.shape)}: set model.network=unet"
             )
-        if model.dropout or model.remat:
-            raise InputError("model.dropout and model.remat are of the unet: leave them out for the mlp")
+        if model.dropout or model.remat or model.noise_units:
+            raise InputError(
+                "model.dropout, model.remat and model.noise_units are of the unet: leave them out for the mlp"
+            )
         return MLP(model.width, model.depth, num_classes, dtype, model.fourier_features, model.fourier_scale)
     try:
         check_image_shape(facts.shape, len(model.channel_multipliers))
@@ -51,12 +54,15 @@ def build_network(model: Config, facts: DataFacts) -> nn.Module:
         num_classes=num_classes,
         dtype=dtype,
         remat=model.remat,
+        out_channels=facts.shape[-1],
     )
 
 
-def init_params(key: jax.Array, network: nn.Module, facts: DataFacts) -> Params:
+def init_params(key: jax.Array, network: nn.Module, model: Config, facts: DataFacts) -> Params:
     """Fresh weights."""
-    return jax.jit(network.init)(key, jnp.zeros((1, *facts.shape)), jnp.zeros(1))["params"]
+    *size, channels = facts.shape
+    inputs = jnp.zeros((1, *size, channels * (1 + model.noise_units * noise_units.CHANNELS)))
+    return jax.jit(network.init)(key, inputs, jnp.zeros(1))["params"]
 
 
 # (params, labels [B] or None, dropout key or None) -> denoiser
@@ -76,6 +82,7 @@ def denoiser_maker(network: nn.Module, model: Config, facts: DataFacts) -> MakeD
         "clamped": clamped_c_noise(lowest) if lowest > 0 else full_c_noise,
         "none": blind_c_noise,
     }[model.embedding]
+    features = noise_units.noise_units if model.noise_units else None
 
     def make(params: Params, *, labels: jax.Array | None = None, dropout_key: jax.Array | None = None) -> DenoiseFn:
         if not model.class_conditional:
@@ -87,6 +94,6 @@ def denoiser_maker(network: nn.Module, model: Config, facts: DataFacts) -> MakeD
         def network_fn(x, c_noise) -> Any:
             return network.apply({"params": params}, x, c_noise, labels, **options)
 
-        return precondition(network_fn, sigma_data=facts.sigma_data, c_noise_fn=c_noise_fn)
+        return precondition(network_fn, sigma_data=facts.sigma_data, c_noise_fn=c_noise_fn, features=features)
 
     return make

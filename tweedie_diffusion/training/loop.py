@@ -84,7 +84,7 @@ def train(config: Config, workdir: Path) -> bool:
     network = build_network(config.model, facts)
     make_denoise = denoiser_maker(network, config.model, facts)
     _check_facts(config, facts)
-    fresh = lambda: init_params(purpose_key(config.seed, "weights"), network, facts)
+    fresh = lambda: init_params(purpose_key(config.seed, "weights"), network, config.model, facts)
     first_params = _params_of(config.init_from, fresh) if config.init_from and not has_checkpoints(workdir) else fresh
     open_workdir(workdir, config, facts)
 

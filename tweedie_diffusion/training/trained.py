@@ -179,7 +179,7 @@ def load_run(workdir, *, best: bool = False) -> TrainedModel:
     network = build_network(config.model, facts)
     shapes = jax.eval_shape(
         lambda: init_state(
-            init_params(jax.random.key(0), network, facts),
+            init_params(jax.random.key(0), network, config.model, facts),
             make_optimizer(config.training),
             first_buffer(config.refresh, facts.shape),
         )

@@ -1,0 +1,32 @@
+"""What an image shows in units of its noise, which tells at every level alike what is noise and what is not."""
+
+import jax
+import jax.numpy as jnp
+
+from tweedie_diffusion.diffusion.rows import expand
+
+BOUND = 3.0  # standard deviations, beyond which a value is no noise and its size says little more
+CHANNELS = 5  # for each of the image
+
+
+def noise_units(x_t: jax.Array, sigma: jax.Array) -> jax.Array:
+    """3·tanh(v/(3σ)) of five v a pixel: the differences of its 2×2 patch (Haar's three), x_t + 1 and 1 − x_t.
+
+    Of white noise of level σ each difference has variance σ², and more of it is detail; beyond −1 and 1, the ends of
+    the range of clean images, all is noise. A network that reads these tells noise from image below the noise of its
+    data as it has learned above, where c_in·x_t alone asks of it an amplification by 1/σ that no training above has
+    shown. (Denoisers that scale with their input carry over to other levels: Mohan et al. 2020, arXiv:1906.05478.)
+
+    Args:
+        x_t: [B, H, W, C] at level sigma.
+        sigma: [B], > 0.
+
+    Returns:
+        [B, H, W, 5·C] in [-3, 3]; patches reach to the right and below, and repeat the border.
+    """
+    right = jnp.concatenate([x_t[:, :, 1:], x_t[:, :, -1:]], axis=2)
+    across, along = x_t - right, x_t + right
+    below = lambda v: jnp.concatenate([v[:, 1:], v[:, -1:]], axis=1)
+    differences = [across + below(across), along - below(along), across - below(across)]
+    shown = jnp.concatenate([*(d / 2 for d in differences), x_t + 1, 1 - x_t], axis=-1)
+    return BOUND * jnp.tanh(shown / (BOUND * expand(sigma, x_t)))

@@ -24,6 +24,7 @@ def get_config(variant: str = ""):
     config.model.attention_resolutions = (16,)
     config.model.dropout = 0.05
     config.model.dtype = "bfloat16"
+    config.model.noise_units = True
 
     config.training.steps = 800_000
     config.training.batch_size = 256
@@ -35,7 +36,7 @@ def get_config(variant: str = ""):
 
     config.consistency.start = 400_000
     config.consistency.ramp_steps = 20_000
-    config.consistency.sigma_min = 0.02
+    config.consistency.sigma_min = 0.04
     config.sampling.num_steps = 40
     config.sampling.sigma_min = 0.002
 

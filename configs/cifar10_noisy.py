@@ -23,6 +23,7 @@ def get_config(variant: str = ""):
     config.model.attention_resolutions = (16,)
     config.model.dropout = 0.13
     config.model.dtype = "bfloat16"
+    config.model.noise_units = True
 
     config.training.steps = 400_000
     config.training.batch_size = 512
@@ -34,7 +35,7 @@ def get_config(variant: str = ""):
 
     config.consistency.start = 200_000
     config.consistency.ramp_steps = 10_000
-    config.consistency.sigma_min = 0.02
+    config.consistency.sigma_min = 0.04
     config.sampling.sigma_min = 0.002
 
     if variant == "quick":

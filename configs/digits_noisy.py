@@ -29,14 +29,8 @@ def get_config(variant: str = ""):
 
     config.ambient.weight_cap = 64.0
     config.ambient.near_fraction = 0.5
-    config.consistency.weight = 4.0
     config.consistency.start = 200
-    config.consistency.anneal = 0.6
     config.consistency.sigma_min = 0.1
-    config.consistency.batch_fraction = 0.125
-    config.consistency.draws = 1
-    config.consistency.roll_steps = 2
-    config.consistency.max_log_step = 0.5
 
     if variant == "quick":
         config.model.channels = 16

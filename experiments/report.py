@@ -7,25 +7,32 @@ from pathlib import Path
 import numpy as np
 
 from experiments.roads import ADSM, CLEAN, ROADS
-from tweedie_diffusion.evaluation.pictures import save_curves
+from tweedie_diffusion.evaluation.pictures import save_bars, save_curves
 
 
 def write_report(docs: Path, name: str, study, rows: list[dict], about: dict) -> str:
     """Write results/NAME.json, a picture a data noise, and the section of the study in docs/README.md.
+
+    Rows that are in results/NAME.json already, from an earlier run or another machine, stay unless they are among
+    `rows`.
 
     Returns:
         The tables as text, ending with the line that says how far the target is.
     """
     results = docs / "results"
     results.mkdir(parents=True, exist_ok=True)
+    rows = _with_earlier(results / f"{name}.json", rows)
     (results / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     parts, reached = [], []
     for sigma_tn in sorted({row["sigma_tn"] for row in rows}):
         here = [row for row in rows if row["sigma_tn"] == sigma_tn]
         table, value = _excess_table(study, here) if study.oracle else _gap_table(here)
         picture = f"{name}_{sigma_tn:g}.png"
-        _draw(results / picture, here, sigma_tn)
-        parts.append(f"σ_tn = {sigma_tn:g}\n\n{table}\n\n![denoising curves](results/{picture})")
+        if name == "robustness":
+            _draw_gaps(results / picture, here)
+        else:
+            _draw(results / picture, here, sigma_tn)
+        parts.append(f"σ_tn = {sigma_tn:g}\n\n{table}\n\n![results](results/{picture})")
         if sigma_tn in study.target_sigma_tn:
             reached.append(value)
     commits = ", ".join(sorted({row["commit"] for row in rows}))
@@ -42,6 +49,14 @@ def write_report(docs: Path, name: str, study, rows: list[dict], about: dict) ->
     else:
         last = f"gap closed: {min(found):.3f} (target {study.target:g})" if found else "gap closed: not measured"
     return f"{text}\n\n{last}"
+
+
+def _with_earlier(path, rows):
+    """`rows`, and those of the file at `path` that are not among them."""
+    earlier = json.loads(path.read_text())["rows"] if path.is_file() else []
+    identity = lambda row: (row["sigma_tn"], row["seed"], row["road"])
+    merged = {identity(row): row for row in [*earlier, *rows]}
+    return [merged[key] for key in sorted(merged)]
 
 
 def _by_road(rows):
@@ -110,7 +125,7 @@ def _excess_table(study, rows):
 def _gap_table(rows):
     """MSE/σ² by road and level, the gap closed, the sample distance; and the least gap closed by the default road."""
     levels = next(row["curve"]["sigma"] for row in rows if row["status"] == "done")
-    ends = {(row["road"], row["seed"]): np.sum(row["curve"]["relative_mse"]) for row in rows if row["status"] == "done"}
+    gap_of = _gaps(rows)
     distances = {(row["road"], row["seed"]): row["distance"] for row in rows if row["status"] == "done"}
     header = ["road", "seeds", *[f"σ = {s:.3g}" for s in levels], "gap closed", "distance", "of clean's"]
     lines, value = [], None
@@ -119,8 +134,8 @@ def _gap_table(rows):
         if not done:
             lines.append([road, str(len(group)), *[""] * len(levels), _failed(group), "", "", ""])
             continue
-        seeds = [row["seed"] for row in done if (CLEAN, row["seed"]) in ends and (ADSM, row["seed"]) in ends]
-        gaps = [1 - (ends[road, s] - ends[CLEAN, s]) / (ends[ADSM, s] - ends[CLEAN, s]) for s in seeds]
+        seeds = [row["seed"] for row in done if (road, row["seed"]) in gap_of]
+        gaps = [gap_of[road, s] for s in seeds]
         if road == "default" and gaps:
             value = min(gaps)
         ratios = [distances[road, s] / distances[CLEAN, s] for s in seeds]
@@ -134,11 +149,28 @@ def _gap_table(rows):
                 _mean([row["distance"] for row in done], 2),
                 _mean(ratios, 2) if ratios else "",
                 _cost(group, rows),
+                "yes" if any(row.get("warned") for row in done) else "",
             ]
         )
     floor = np.mean([row["floor"] for row in rows if row["status"] == "done"])
-    header.append("seconds a step, of ADSM's")
+    header += ["seconds a step, of ADSM's", "warned of σ_tn"]
     return _markdown(header, lines) + f"\n\nDistance of held-out clean images, the floor: {floor:.2f}", value
+
+
+def _gaps(rows):
+    """(road, seed) -> the gap closed, where clean training and ADSM alone of the seed are there to tell."""
+    ends = {(row["road"], row["seed"]): np.sum(row["curve"]["relative_mse"]) for row in rows if row["status"] == "done"}
+    return {
+        (road, s): 1 - (end - ends[CLEAN, s]) / (ends[ADSM, s] - ends[CLEAN, s])
+        for (road, s), end in ends.items()
+        if (CLEAN, s) in ends and (ADSM, s) in ends
+    }
+
+
+def _draw_gaps(path, rows):
+    gap_of = _gaps(rows)
+    gaps = {road: np.mean([gap for (r, _), gap in gap_of.items() if r == road]) for road in _by_road(rows)}
+    save_bars(path, {road: gap for road, gap in gaps.items() if np.isfinite(gap)}, label="gap closed")
 
 
 def _draw(path, rows, sigma_tn):

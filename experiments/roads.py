@@ -1,4 +1,7 @@
-"""Every road below the data's noise, as settings that differ from those of the study; all else stays equal."""
+"""Every road below the data's noise, as settings that differ from those of the study; all else stays equal.
+
+What the network sees in units of the noise is itself a road: the baselines have the network of EDM as it is.
+"""
 
 from typing import Any
 
@@ -7,19 +10,21 @@ from experiments.noises import MISTAKES
 CLEAN, NOISY_AS_CLEAN, ADSM = "clean images", "noisy images as clean", "ADSM alone"
 
 _ALONE = {"consistency.weight": 0.0, "refresh.weight": 0.0}
+_BASELINE = _ALONE | {"model.noise_units": False}
 _CONSISTENCY = _ALONE | {"consistency.weight": 4.0}
 _PLAIN = _CONSISTENCY | {"consistency.antithetic": False, "consistency.draws": 2}
 _REFRESH = _ALONE | {"refresh.weight": 1.0}
 
 ROADS: dict[str, dict[str, Any]] = {
     CLEAN: _ALONE | {"data.sigma_tn": 0.0},
-    NOISY_AS_CLEAN: _ALONE,
-    ADSM: _ALONE,
-    "ADSM (no noise units)": _ALONE | {"model.noise_units": False},
-    "ADSM (clamped embedding)": _ALONE | {"model.embedding": "clamped"},
-    "ADSM (no embedding)": _ALONE | {"model.embedding": "none"},
+    "clean images (network of EDM)": _BASELINE | {"data.sigma_tn": 0.0},
+    NOISY_AS_CLEAN: _BASELINE,
+    ADSM: _BASELINE,
+    "ADSM (clamped embedding)": _BASELINE | {"model.embedding": "clamped"},
+    "ADSM (no embedding)": _BASELINE | {"model.embedding": "none"},
+    "ADSM (noise units)": _ALONE,
     # One ancestral step from real noise above σ_tn, two plain draws by the weights themselves, gradient on both sides.
-    "paper's code": _ALONE
+    "paper's code": _BASELINE
     | {
         "consistency.weight": 0.01,
         "consistency.anchor": "above",

@@ -12,7 +12,7 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.config import Config
 
 BASELINES = (CLEAN, NOISY_AS_CLEAN, ADSM, "paper's code", "default")
-IMAGE_BASELINES = (*BASELINES, "ADSM (no noise units)")
+IMAGE_BASELINES = (*BASELINES, "ADSM (noise units)", "clean images (network of EDM)")
 IMAGE_ROADS = (
     *IMAGE_BASELINES,
     "consistency (two plain draws)",

@@ -22,6 +22,7 @@ from tweedie_diffusion.diffusion.tweedie import (
     score_from_denoised,
 )
 from tweedie_diffusion.diffusion.types import DenoiseFn, ReverseStep
+from tweedie_diffusion.models.noise_units import noise_units
 from tweedie_diffusion.models.preconditioning import precondition
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ __all__ = [
     "log_normal_sigma",
     "midpoint_step",
     "mixture_denoiser",
+    "noise_units",
     "posterior_covariance_product",
     "precondition",
     "reverse_process",

@@ -31,7 +31,7 @@ def main(arguments):
     facts = DataFacts(shape, 0.5, sigma_tn, sigma_tn, 0, Scaling(-1, 1, "float32"), 1, 1)
     network, mesh, optimizer = build_network(config.model, facts), make_mesh(), make_optimizer(config.training)
     make_denoise = denoiser_maker(network, config.model, facts)
-    params = init_params(jax.random.key(0), network, facts)
+    params = init_params(jax.random.key(0), network, config.model, facts)
     batch_size = config.training.batch_size
     x_tn = jax.random.normal(jax.random.key(1), (batch_size, *shape))
     batch = {"x_tn": x_tn, "sigma_tn": jnp.full(batch_size, sigma_tn), "label": jnp.zeros(batch_size, int)}

@@ -5,6 +5,7 @@ from PIL import Image
 
 from tweedie_diffusion.evaluation.pictures import (
     image_grid,
+    save_bars,
     save_curves,
     save_examples,
     save_scatter,
@@ -120,3 +121,13 @@ def test_no_curve_is_left_out(tmp_path, monkeypatch):
     )
     save_curves(tmp_path / "a.png", {str(n): curve(n + 1) for n in range(6)})
     assert drawn == [["0", "1", "2", "3", "4", "5"]]
+
+
+def test_bars_are_as_long_as_their_values(tmp_path, monkeypatch):
+    drawn = {}
+    bar_label = matplotlib.axes.Axes.bar_label
+    keep = lambda axis, bars, **kw: drawn.update(widths=list(bars.datavalues)) or bar_label(axis, bars, **kw)
+    monkeypatch.setattr(matplotlib.axes.Axes, "bar_label", keep)
+    save_bars(tmp_path / "a.png", {"one": 0.5, "other": -0.2}, label="gap closed")
+    assert drawn["widths"] == [0.5, -0.2]
+    check_picture(tmp_path / "a.png", 160 * 6.5, 160 * (0.28 * 2 + 0.8))

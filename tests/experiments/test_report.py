@@ -48,7 +48,23 @@ def test_the_gap_closed_is_the_share_of_the_sum_over_levels(tmp_path):
     rows = [row(CLEAN, [1.0, 1.0]), row(ADSM, [3.0, 2.0]), row("default", [1.5, 1.25], seconds=130.0)]
     text = write_report(tmp_path, "digits", STUDIES["digits"], rows, {})
     assert last_line(text) == "gap closed: 0.750 (target 0.9)"  # 1 − .75/3
-    assert "| default | 1 | 1.500 | 1.250 | 0.75 | 2.00 | 1.00 | 1.30 |" in text
+    assert "| default | 1 | 1.500 | 1.250 | 0.75 | 2.00 | 1.00 | 1.30 |  |" in text
+
+
+def test_rows_of_an_earlier_run_stay_unless_they_were_run_again(tmp_path):
+    write_report(
+        tmp_path, "digits", STUDIES["digits"], [row(CLEAN, [1.0]), row(ADSM, [3.0]), row("default", [9.0])], {}
+    )
+    text = write_report(tmp_path, "digits", STUDIES["digits"], [row("default", [2.0])], {})
+    assert last_line(text) == "gap closed: 0.500 (target 0.9)"
+
+
+def test_mistaken_noise_is_compared_by_bars_and_says_whether_it_was_warned_of(tmp_path):
+    mistaken = row("σ_tn stated × 0.8", [2.5], warned=True)
+    rows = [row(CLEAN, [1.0]), row(ADSM, [3.0]), row("default", [1.5]), mistaken]
+    text = write_report(tmp_path, "robustness", STUDIES["robustness"], rows, {})
+    assert "| σ_tn stated × 0.8 | 1 | 2.500 | 0.25 | 2.00 | 1.00 | 1.00 | yes |" in text
+    assert (tmp_path / "results" / "robustness_0.3.png").is_file()
 
 
 def test_a_row_that_failed_is_marked_and_the_others_are_kept(tmp_path):

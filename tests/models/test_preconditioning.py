@@ -120,3 +120,16 @@ def test_a_low_precision_network_is_summed_in_float32():
     got = precondition(network, sigma_data=1e6)(x_t, 1e-3)
     assert got.dtype == jnp.float32
     np.testing.assert_array_equal(got, x_t)
+
+
+def test_the_network_sees_features_of_the_noisy_image_as_further_channels(rng):
+    x_t, sigma = jnp.asarray(rng.standard_normal((2, 3)), jnp.float32), jnp.array([0.1, 2.0])
+    seen = []
+    denoise = precondition(
+        lambda x, c_noise: seen.append(x) or x[:, :3],
+        sigma_data=0.5,
+        features=lambda x_t, sigma: x_t[:, :2] / sigma[:, None],
+    )
+    assert denoise(x_t, sigma).shape == x_t.shape
+    np.testing.assert_allclose(seen[0][:, 3:], x_t[:, :2] / sigma[:, None], rtol=1e-6)
+    np.testing.assert_allclose(seen[0][:, :3], x_t / np.sqrt(0.25 + np.array([[0.1], [2.0]]) ** 2), rtol=1e-6)

@@ -99,7 +99,7 @@ def test_the_ridge_weighs_the_variance_that_the_exact_denoiser_has(rng):
     x_tn, sigma_tn = gaussian_batch(rng, 0.5), jnp.full(4096, 0.5)
     oracle = shifted(0.0)
     sigma_s = 0.5 * 0.1 ** rng.uniform(size=100_000)  # log-uniform in [.05, .5]
-    sigma_t = np.minimum(sigma_s * np.exp(0.3 * rng.uniform(0.3, 1.0, size=100_000)), 0.5)
+    sigma_t = np.minimum(sigma_s * np.exp(0.5 * rng.uniform(0.3, 1.0, size=100_000)), 0.5)
     gain, weight = VARIANCE / (VARIANCE + sigma_s**2), 1 / sigma_t**2 + 1 / SIGMA_DATA**2
     whole = np.mean(weight * gain**2 * sigma_s**2 * (1 - (sigma_s / sigma_t) ** 2))
     for ridge in (0.5, 1.0):

@@ -88,6 +88,20 @@ def save_curves(path: Path, curves: dict[str, dict[str, np.ndarray]], *, sigma_t
     _save(figure, path)
 
 
+def save_bars(path: Path, values: dict[str, float], *, label: str) -> None:
+    """A PNG with one horizontal bar for each named value, the first on top, its number beside it."""
+    figure, (axis,) = _figure(1, 1, width=6.5, height=0.28 * len(values) + 0.8)
+    bars = axis.barh(list(values), list(values.values()), height=0.6, color="#2f6690")
+    axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    axis.axvline(0, color="0.3", lw=1)
+    axis.invert_yaxis()
+    axis.set(xlabel=label)
+    axis.margins(x=0.12)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
 def _figure(rows, columns, *, width, height):
     """A figure without pyplot, so that nothing global is touched; and its axes as a flat list."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -96,20 +96,20 @@ def _ambient():
 
 def _consistency():
     c = ConfigDict()
-    c.weight = 1.0  # 0 leaves the term out: ambient score matching alone
+    c.weight = 4.0  # 0 leaves the term out: ambient score matching alone
     c.start = 200  # first step with the term
     c.stop = 0  # first step without it again; 0 keeps it to the end
     c.anchor = "below"  # upper side anywhere below σ_tn (the theorem), or "above" it (the code of the paper)
     c.ramp_steps = 200  # from no weight to full weight
-    c.batch_fraction = 0.25  # every fourth row
+    c.batch_fraction = 0.125  # every eighth row
     c.sigma_min = 0.05  # lowest level it reaches
-    c.anneal = 0.8  # part of the remaining training over which it goes down there
-    c.max_log_step = 0.3  # of ln σ between the two sides
+    c.anneal = 0.6  # part of the remaining training over which it goes down there
+    c.max_log_step = 0.5  # of ln σ between the two sides
     c.step = "ancestral"  # or midpoint, corrected: the identity does not hold along the ODE
-    c.roll_steps = 3  # from the data's noise down to the upper side
+    c.roll_steps = 2  # from the data's noise down to the upper side
     c.ema_teacher = True  # the average of the weights draws the lower side; False: the weights themselves
     c.gradient = "low"  # or both: whether the upper side learns too
-    c.draws = 2  # of the lower side; more make the mean over all their pairs; 1, if antithetic, is half the cost
+    c.draws = 1  # of the lower side; more, and at least 2 if not antithetic, make the mean over all their pairs
     c.antithetic = True
     c.ridge = 0.3  # 0 is exact and can diverge, 1 the squared difference of one draw (docs/maths.md, section 4)
     return c

@@ -36,7 +36,7 @@ def get_config(variant: str = ""):
 
     config.consistency.start = 400_000
     config.consistency.ramp_steps = 20_000
-    config.consistency.sigma_min = 0.04
+    config.consistency.sigma_min = 0.04  # what lies below carries over from above by the network alone
     config.sampling.num_steps = 40
     config.sampling.sigma_min = 0.002
 

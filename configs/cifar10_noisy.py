@@ -35,7 +35,7 @@ def get_config(variant: str = ""):
 
     config.consistency.start = 200_000
     config.consistency.ramp_steps = 10_000
-    config.consistency.sigma_min = 0.04
+    config.consistency.sigma_min = 0.04  # what lies below carries over from above by the network alone
     config.sampling.sigma_min = 0.002
 
     if variant == "quick":

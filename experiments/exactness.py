@@ -10,6 +10,7 @@ Each row is one training run and one line of the study's table in experiments/RE
 it stopped; a row that fails is marked and the others go on.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ import time
 from datetime import date
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -31,8 +33,9 @@ from tweedie_diffusion import program
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.evaluation.curves import denoising_curve
+from tweedie_diffusion.training.config import Config, flatten
 from tweedie_diffusion.training.health import data_warnings
-from tweedie_diffusion.training.loop import Stopped, open_data, train
+from tweedie_diffusion.training.loop import Diverged, Stopped, open_data, train
 from tweedie_diffusion.training.trained import TrainedModel, load_run
 
 _STUDY = flags.DEFINE_enum("study", None, sorted(STUDIES), "Which data.", required=True)
@@ -45,30 +48,53 @@ _SIGMA_TN = flags.DEFINE_list("sigma_tn", None, "The noise of the data; by defau
 _STEPS = flags.DEFINE_integer("steps", 0, "Training steps of each row; 0 takes those of the study.")
 
 
-def train_row(study: Study, road: str, seed: int, sigma_tn: float, workdir: Path) -> dict:
-    """Train one row and measure it. What is in `workdir` already is not done again.
-
-    Returns:
-        road, seed, sigma_tn, status ("done", or why it failed), seconds, and what `measure` found.
-    """
-    written = workdir / "row.json"
-    if written.is_file():
-        return json.loads(written.read_text())
-    row = {"road": road, "seed": seed, "sigma_tn": sigma_tn, "commit": _commit()}
+def study_config(study: Study, seed: int, sigma_tn: float) -> Config:
+    """The settings that all rows of a seed share."""
     config = study.config(sigma_tn, _DATA.value)
     config.seed = config.data.noise_seed = config.data.split_seed = seed
     if _STEPS.value:
         config.training.steps = _STEPS.value
-    dataset = open_data(config.data)
+    return config
+
+
+def row_config(study: Study, road: str, seed: int, sigma_tn: float) -> Config:
+    """The settings of one row; where its noise is a mistake, before the data are made."""
+    config = study_config(study, seed, sigma_tn)
     with config.unlocked():
         config.update_from_flattened_dict(ROADS[road])
+    return config
+
+
+def digest(config: Config) -> str:
+    """What tells settings apart, wherever the data lie."""
+    settings = {key: value for key, value in flatten(config).items() if key != "data.source"}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def train_row(study: Study, road: str, seed: int, sigma_tn: float, workdir: Path) -> dict:
+    """Train one row and measure it. What is in `workdir` already is not done again.
+
+    Returns:
+        road, seed, sigma_tn, status ("done", or why it failed), what made it (settings, commit, hardware, date),
+        seconds, and what `measure` found.
+
+    Raises:
+        InputError: for a setting that cannot be used, or a row of other settings in `workdir`.
+    """
+    config, written = row_config(study, road, seed, sigma_tn), workdir / "row.json"
+    settings = digest(config)
+    if written.is_file():
+        row = json.loads(written.read_text())
+        if row["settings"] != settings:
+            raise InputError(f"{written} was made with other settings: remove {workdir}, or use another --workdir")
+        return row
+    row = {"road": road, "seed": seed, "sigma_tn": sigma_tn, "settings": settings, **_provenance()}
+    dataset = open_data(study_config(study, seed, sigma_tn).data)
     if road in MISTAKES:
-        config.data.update(spoiled_data(MISTAKES[road], dataset, sigma_tn, seed, workdir))
+        config.data.update(mistaken_data(MISTAKES[road], dataset, sigma_tn, seed, workdir))
     try:
         train(config, workdir)
-    except InputError as error:
-        if "step" not in str(error):  # a wrong setting, not a run that went wrong
-            raise
+    except Diverged as error:
         row |= {"status": str(error).split(":")[0]}
     else:
         row |= {"status": "done", **seconds_of(workdir), **measure(study, dataset, load_run(workdir), sigma_tn, seed)}
@@ -77,14 +103,27 @@ def train_row(study: Study, road: str, seed: int, sigma_tn: float, workdir: Path
     return row
 
 
-def spoiled_data(mistake: Mistake, dataset: Dataset, sigma_tn: float, seed: int, workdir: Path) -> dict:
-    """The settings of data.* for training images of a mistaken noise, written beside `workdir`."""
+def mistaken_data(mistake: Mistake, dataset: Dataset, sigma_tn: float, seed: int, workdir: Path) -> dict:
+    """The settings of data.* for images of a mistaken noise, written beside `workdir`: split as `dataset` is."""
     path = workdir.with_suffix(".npz")
     if not path.is_file():
         workdir.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, images=mistake.images(dataset, sigma_tn, seed))
+        part = workdir.with_suffix(".part.npz")  # an interrupted file is not taken for a whole one
+        np.savez(part, images=mistake.images(dataset, sigma_tn, seed))
+        part.replace(path)
     settings = {"source": str(path), "sigma_tn": mistake.stated * sigma_tn, "noisy_already": True}
-    return settings | {"range": (-1.0, 1.0), "image_size": 0, "held_out": 0.05}
+    return settings | {"range": (-1.0, 1.0), "image_size": 0}
+
+
+def earlier_rows(study: Study, path: Path) -> list[dict]:
+    """The rows of results/NAME.json, of an earlier run or another machine, that today's settings would make."""
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    known = [row for row in rows if row["road"] in ROADS]
+    return [
+        row
+        for row in known
+        if row.get("settings") == digest(row_config(study, row["road"], row["seed"], row["sigma_tn"]))
+    ]
 
 
 def seconds_of(workdir: Path) -> dict:
@@ -142,20 +181,16 @@ def run_study(study: Study) -> None:
                 train_row(study, road, seed, sigma_tn, _workdir_of(folder, road, sigma_tn, seed))
     if study.oracle and "default" in roads:
         sigma_tn, seed = study.sigma_tn[0], int(_SEEDS.value[0])
-        config = study.config(sigma_tn, _DATA.value)
-        config.seed = config.data.noise_seed = config.data.split_seed = seed
+        dataset = open_data(study_config(study, seed, sigma_tn).data)
         model = load_run(_workdir_of(folder, "default", sigma_tn, seed))
-        path = folder / "predictions.npz"
-        write_predictions(path, open_data(config.data), model, study.levels(sigma_tn), study.num_images)
-    about = {
-        "command": "python -m experiments.exactness " + " ".join(a for a in sys.argv[1:] if "--data" not in a),
-        "commit": _commit(),
-        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "date": str(date.today()),
-        "minutes": round((time.time() - began) / 60, 1),
-    }
-    rows = [json.loads(path.read_text()) for path in sorted(folder.rglob("row.json"))]
-    print(write_report(Path(_DOCS.value), _STUDY.value, study, rows, about))
+        write_predictions(folder / "predictions.npz", dataset, model, study.levels(sigma_tn), study.num_images)
+    command = "python -m experiments.exactness " + " ".join(a for a in sys.argv[1:] if "--data" not in a)
+    about = {"command": command, **_provenance(), "minutes": round((time.time() - began) / 60, 1)}
+    docs = Path(_DOCS.value)
+    earlier = earlier_rows(study, docs / "results" / f"{_STUDY.value}.json")
+    here = [json.loads(path.read_text()) for path in sorted(folder.rglob("row.json"))]
+    rows = {(row["sigma_tn"], row["seed"], row["road"]): row for row in [*earlier, *here]}
+    print(write_report(docs, _STUDY.value, study, [rows[key] for key in sorted(rows)], about))
 
 
 def _workdir_of(folder, road, sigma_tn, seed):
@@ -163,9 +198,13 @@ def _workdir_of(folder, road, sigma_tn, seed):
     return folder / f"sigma_{sigma_tn:g}" / f"seed_{seed}" / slug
 
 
-def _commit():
+def _provenance():
     describe = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+    hardware = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    if jax.default_backend() != "cpu":
+        hardware = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    return {"commit": commit, "hardware": hardware, "date": str(date.today())}
 
 
 def main(arguments: list[str]) -> int | None:

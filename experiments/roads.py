@@ -1,13 +1,14 @@
 """Every road below the data's noise, as settings that differ from those of the study; all else stays equal.
 
-What the network sees in units of the noise is itself a road: the baselines have the network of EDM as it is.
+That the network sees images in units of their noise is itself a road: what stands for other ways than this library's
+(ADSM alone, the paper's code, noisy images as clean) has the network of EDM as it is.
 """
 
 from typing import Any
 
-from experiments.noises import MISTAKES
+from experiments.noises import MISTAKES, NOISY_AS_CLEAN
 
-CLEAN, NOISY_AS_CLEAN, ADSM = "clean images", "noisy images as clean", "ADSM alone"
+CLEAN, ADSM, ADSM_NOISE_UNITS = "clean images", "ADSM alone", "ADSM (noise units)"
 
 _ALONE = {"consistency.weight": 0.0, "refresh.weight": 0.0}
 _BASELINE = _ALONE | {"model.noise_units": False}
@@ -22,7 +23,7 @@ ROADS: dict[str, dict[str, Any]] = {
     ADSM: _BASELINE,
     "ADSM (clamped embedding)": _BASELINE | {"model.embedding": "clamped"},
     "ADSM (no embedding)": _BASELINE | {"model.embedding": "none"},
-    "ADSM (noise units)": _ALONE,
+    ADSM_NOISE_UNITS: _ALONE,
     # One ancestral step from real noise above σ_tn, two plain draws by the weights themselves, gradient on both sides.
     "paper's code": _BASELINE
     | {
@@ -35,12 +36,13 @@ ROADS: dict[str, dict[str, Any]] = {
         "consistency.gradient": "both",
         "consistency.antithetic": False,
         "consistency.draws": 2,
-        "consistency.batch_fraction": 0.5,
+        "consistency.batch_fraction": 0.25,
         "consistency.ridge": 0.0,
     },
     "consistency": _CONSISTENCY,
     "consistency (midpoint)": _CONSISTENCY | {"consistency.step": "midpoint"},
-    "consistency (corrected)": _CONSISTENCY | {"consistency.step": "corrected"},
+    "consistency (corrected)": _CONSISTENCY  # hops of r >= .8, for which the step is made
+    | {"consistency.step": "corrected", "consistency.max_log_step": 0.2, "consistency.roll_steps": 8},
     "consistency (two plain draws)": _PLAIN,
     "consistency (four plain draws)": _PLAIN | {"consistency.draws": 4},
     "consistency (two antithetic draws)": _CONSISTENCY | {"consistency.draws": 2},

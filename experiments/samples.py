@@ -6,7 +6,8 @@ For evaluation only: nothing here is seen by training.
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
-from tweedie_diffusion.data.noisy import Dataset, shuffled
+from experiments.clean import clean_images, split_of
+from tweedie_diffusion.data.noisy import Dataset
 
 
 class Classifier:
@@ -17,11 +18,10 @@ class Classifier:
     """
 
     def __init__(self, dataset: Dataset, split_seed: int, *, num_images: int = 10_000):
-        images = dataset.images
-        train = np.sort(shuffled(images.count, split_seed)[len(dataset.held_out) :])[:num_images]
-        x_0 = np.stack([images.scaling.to_unit(images.read(int(i))) for i in train])
-        assert images.read_label is not None  # of every image study
-        labels = [images.read_label(int(i)) for i in train]
+        train = split_of(dataset, split_seed)[0][:num_images]
+        x_0, read_label = clean_images(dataset, train), dataset.images.read_label
+        assert read_label is not None  # of every image study
+        labels = [read_label(int(i)) for i in train]
         self._network = MLPClassifier((128, 64), max_iter=200, early_stopping=True, random_state=0)
         self._network.fit(x_0.reshape(len(x_0), -1), labels)
         self.reference = self.features(x_0)

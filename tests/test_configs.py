@@ -8,7 +8,7 @@ import pytest
 
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.training.config import check_config
-from tweedie_diffusion.training.denoiser import build_network
+from tweedie_diffusion.training.denoiser import build_network, init_params
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.loop import train
 
@@ -28,7 +28,7 @@ def num_weights(name):
     config = get_config(name)
     facts = DataFacts(SHAPES[name], 0.5, 0.2, 0.2, 0, Scaling(-1, 1, "float32"), 10, 10)
     network = build_network(config.model, facts)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, *SHAPES[name]), np.float32), np.zeros(1))
+    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), network, config.model, facts))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 

@@ -1,12 +1,14 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.report import write_report
-from experiments.roads import ADSM, CLEAN, ROADS
+from experiments.roads import ADSM, ADSM_NOISE_UNITS, CLEAN, ROADS
 from experiments.samples import frechet_distance
 from experiments.studies import STUDIES
+from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.config import check_config, default_config, flatten
 
 LEVELS = [0.03, 0.06, 0.1, 0.2, 0.3]
@@ -48,33 +50,53 @@ def test_the_gap_closed_is_the_share_of_the_sum_over_levels(tmp_path):
     rows = [row(CLEAN, [1.0, 1.0]), row(ADSM, [3.0, 2.0]), row("default", [1.5, 1.25], seconds=130.0)]
     text = write_report(tmp_path, "digits", STUDIES["digits"], rows, {})
     assert last_line(text) == "gap closed: 0.750 (target 0.9)"  # 1 − .75/3
-    assert "| default | 1 | 1.500 | 1.250 | 0.75 | 2.00 | 1.00 | 1.30 |  |" in text
+    assert "| default | 1 | 1.500 | 1.250 | 0.75 |  | 2.00 | 1.00 | 1.30 |  |" in text
 
 
-def test_rows_of_an_earlier_run_stay_unless_they_were_run_again(tmp_path):
-    write_report(
-        tmp_path, "digits", STUDIES["digits"], [row(CLEAN, [1.0]), row(ADSM, [3.0]), row("default", [9.0])], {}
-    )
-    text = write_report(tmp_path, "digits", STUDIES["digits"], [row("default", [2.0])], {})
-    assert last_line(text) == "gap closed: 0.500 (target 0.9)"
+def test_the_gap_is_also_measured_from_adsm_with_noise_units(tmp_path):
+    rows = [row(CLEAN, [1.0]), row(ADSM, [5.0]), row(ADSM_NOISE_UNITS, [3.0]), row("default", [2.0])]
+    text = write_report(tmp_path, "digits", STUDIES["digits"], rows, {})
+    assert "| default | 1 | 2.000 | 0.75 | 0.50 |" in text
+
+
+def test_cost_is_compared_on_one_machine_only(tmp_path):
+    rows = [row(CLEAN, [1.0]), row(ADSM, [3.0], hardware="a"), row("default", [2.0], hardware="b")]
+    text = write_report(tmp_path, "digits", STUDIES["digits"], rows, {})
+    assert "| default | 1 | 2.000 | 0.50 |  | 2.00 | 1.00 |  |  |" in text
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_its_place_in_the_readme(name):
+    readme = (Path(__file__).parents[2] / "experiments" / "README.md").read_text()
+    assert readme.count(f"<!-- {name} -->") == readme.count(f"<!-- end of {name} -->") == 1
+
+
+def test_a_study_without_a_place_in_the_readme_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("nothing")
+    with pytest.raises(InputError, match="add the lines <!-- digits --> and <!-- end of digits -->"):
+        write_report(tmp_path, "digits", STUDIES["digits"], [row(CLEAN, [1.0])], {})
 
 
 def test_mistaken_noise_is_compared_by_bars_and_says_whether_it_was_warned_of(tmp_path):
     mistaken = row("σ_tn stated × 0.8", [2.5], warned=True)
-    rows = [row(CLEAN, [1.0]), row(ADSM, [3.0]), row("default", [1.5]), mistaken]
+    failed = FAILED | {"road": "Laplace noise"}
+    rows = [row(CLEAN, [1.0]), row(ADSM, [3.0]), row("default", [1.5]), mistaken, failed]
     text = write_report(tmp_path, "robustness", STUDIES["robustness"], rows, {})
-    assert "| σ_tn stated × 0.8 | 1 | 2.500 | 0.25 | 2.00 | 1.00 | 1.00 | yes |" in text
+    assert "| σ_tn stated × 0.8 | 1 | 2.500 | 0.25 |  | 2.00 | 1.00 | 1.00 | yes |" in text
     assert (tmp_path / "results" / "robustness_0.3.png").is_file()
 
 
 def test_a_row_that_failed_is_marked_and_the_others_are_kept(tmp_path):
     rows = [row(CLEAN, [1.0]), row(ADSM, [3.0]), FAILED, row("default", [1.5])]
     text = write_report(tmp_path, "digits", STUDIES["digits"], rows, {})
-    assert "| refresh | 1 |  | seed 0: the loss is nan at step 7 |" in text
+    assert "| refresh (seed 0: the loss is nan at step 7) | 1 |  |" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in tables}) == 1
     assert "| default | 1 | 1.500 |" in text
     rows.append(FAILED | {"road": "default", "seed": 1})
     text = write_report(tmp_path, "digits", STUDIES["digits"], rows, {})
     assert "| default (seed 1: the loss is nan at step 7) | 2 | 1.500 |" in text
+    assert last_line(text) == "gap closed: -inf (target 0.9)"
 
 
 def test_the_worst_excess_is_over_levels_and_seeds_of_the_default_road(tmp_path):

@@ -17,11 +17,22 @@ def test_detail_is_measured_in_units_of_the_noise(scale):
 
 
 def test_white_noise_at_an_end_of_the_range_looks_the_same_at_every_level():
-    noise = np.random.default_rng(1).standard_normal((400, 8, 8, 1)).astype(np.float32)
-    sigma = np.geomspace(1e-2, 50.0, 400).astype(np.float32)
-    got = np.asarray(noise_units(-1 + noise * sigma[:, None, None, None], jnp.asarray(sigma)))[:, :-1, :-1, :4]
+    noise = np.random.default_rng(1).standard_normal((1, 64, 64, 1)).astype(np.float32)
+    low, high = (noise_units(-1 + s * noise, s)[..., :4] for s in (0.05, 20.0))
+    np.testing.assert_allclose(low, high, atol=1e-4)
     expected = quad(lambda z: (3 * np.tanh(z / 3)) ** 2 * norm.pdf(z), -8, 8)[0]
-    np.testing.assert_allclose(np.square(got).mean(axis=(0, 1, 2)), expected, rtol=0.05)
+    np.testing.assert_allclose(np.square(low[:, :-1, :-1]).mean(axis=(0, 1, 2)), expected, rtol=0.07)
+
+
+def test_the_ends_of_the_range_are_as_far_as_they_are():
+    got = noise_units(jnp.full((1, 2, 2, 1), 0.4), 0.5)[0, 0, 0, 3:]
+    np.testing.assert_allclose(got, 3 * np.tanh(np.array([1.4, 0.6]) / 1.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 8, 8)])
+def test_only_images_are_taken(shape):
+    with pytest.raises(ValueError, match="noise_units is for images"):
+        noise_units(jnp.zeros(shape), 0.5)
 
 
 def test_detail_is_that_of_the_patch_to_the_right_and_below():

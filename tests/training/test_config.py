@@ -64,7 +64,7 @@ def test_a_missing_key_is_refused():
         ("consistency.stop", 100, "consistency.stop must exceed consistency.start"),
         ("consistency.anchor", "beside", "consistency.anchor must be one of below, above"),
         ("consistency.draws", 0, "consistency.draws must be > 0"),
-        ("consistency.antithetic", False, "consistency.draws=1 needs consistency.antithetic=True"),
+        ("consistency.antithetic", False, "set consistency.draws=2, or consistency.antithetic=True"),
         ("refresh.relaxation", 2.0, r"refresh.relaxation must be in \[0, 2\)"),
         ("sampling.sigma_min", 90.0, "sampling.sigma_min must lie below"),
         ("evaluation.sigmas", (0.0,), "evaluation.sigmas must be noise levels > 0"),
@@ -73,6 +73,13 @@ def test_a_missing_key_is_refused():
 def test_a_setting_that_cannot_work_is_refused(key, value, message):
     with pytest.raises(InputError, match=message):
         check_config(with_setting(key, value))
+
+
+def test_an_embedding_that_hides_the_level_is_refused_with_noise_units():
+    config = with_setting("model.noise_units", True)
+    config.model.embedding = "clamped"
+    with pytest.raises(InputError, match=r"set model\.embedding=full"):
+        check_config(config)
 
 
 @pytest.mark.parametrize(("key", "value"), [("capacity", 32), ("rows", 65)])

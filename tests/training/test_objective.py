@@ -76,7 +76,7 @@ def test_consistency_pairs_lie_anywhere_between_front_and_data_noise():
 
 def consistency_value(denoise, teacher, x_tn, sigma_tn, key=0, progress=1.0, ridge=0.0):
     consistency = default_config().consistency
-    consistency.ridge = ridge
+    consistency.ridge, consistency.max_log_step = ridge, 0.5
     return consistency_term(
         jax.random.key(key),
         denoise,

@@ -117,7 +117,8 @@ def consistency_loss(
     independent draws x_s¹, x_s² given x_t the mean of the product is ‖bias‖², without the +Var/K of a squared mean
     (arXiv:2404.10177, theorem 3.3 and equation 3.6). The estimator may be negative. With K draws it is the mean over
     all pairs, the U-statistic (‖Σd‖² − Σ‖d‖²)/(K(K − 1)) of the differences d. One antithetic draw takes half the calls
-    of two: ‖(d⁺ + d⁻)/2‖², of mean ‖bias‖² plus the variance of what is even in the noise, of the order of (1 − r²)².
+    of two on the low side: ‖(d⁺ + d⁻)/2‖², of mean ‖bias‖² plus the variance of what is even in the noise, which is of
+    the order of (1 − r²)².
 
     Args:
         key: one key, or [B] keys.
@@ -136,7 +137,7 @@ def consistency_loss(
             of σ^{−2} (docs/maths.md, section 4). 0 is exact, 1 the squared difference of one draw.
 
     Returns:
-        [B], unbiased for the squared bias plus the ridge.
+        [B], unbiased for the squared bias plus the ridge if K >= 2.
 
     Raises:
         ValueError: if sigma_s > sigma_t or sigma_s <= 0 (levels under jit are not checked), draws < 2 (1 if

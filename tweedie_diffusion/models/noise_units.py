@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from tweedie_diffusion.diffusion.rows import expand
+from tweedie_diffusion.diffusion.rows import as_rows, expand
 
 BOUND = 3.0  # standard deviations, beyond which a value is no noise and its size says little more
 CHANNELS = 5  # for each of the image
 
 
-def noise_units(x_t: jax.Array, sigma: jax.Array) -> jax.Array:
+def noise_units(x_t: jax.Array, sigma) -> jax.Array:
     """3·tanh(v/(3σ)) of five v a pixel: the differences of its 2×2 patch (Haar's three), x_t + 1 and 1 − x_t.
 
     Of white noise of level σ each difference has variance σ², and more of it is detail; beyond −1 and 1, the ends of
@@ -19,14 +19,20 @@ def noise_units(x_t: jax.Array, sigma: jax.Array) -> jax.Array:
 
     Args:
         x_t: [B, H, W, C] at level sigma.
-        sigma: [B], > 0.
+        sigma: float or [B], > 0.
 
     Returns:
-        [B, H, W, 5·C] in [-3, 3]; patches reach to the right and below, and repeat the border.
+        [B, H, W, 5·C] in [-3, 3]. Patches reach to the right and below; at the last column and row they repeat it, so
+        that there one difference of noise has twice the variance and two are 0.
+
+    Raises:
+        ValueError: for anything but images.
     """
+    if x_t.ndim != 4:
+        raise ValueError(f"noise_units is for images [B, H, W, C] (got shape {list(x_t.shape)})")
     right = jnp.concatenate([x_t[:, :, 1:], x_t[:, :, -1:]], axis=2)
     across, along = x_t - right, x_t + right
     below = lambda v: jnp.concatenate([v[:, 1:], v[:, -1:]], axis=1)
     differences = [across + below(across), along - below(along), across - below(across)]
     shown = jnp.concatenate([*(d / 2 for d in differences), x_t + 1, 1 - x_t], axis=-1)
-    return BOUND * jnp.tanh(shown / (BOUND * expand(sigma, x_t)))
+    return BOUND * jnp.tanh(shown / (BOUND * expand(as_rows(sigma, x_t), x_t)))

@@ -175,9 +175,13 @@ def check_config(config: Config) -> None:
         raise InputError("ambient.sigma_max must exceed data.sigma_tn: training happens above the data's noise")
     if 0 < flat["consistency.stop"] <= flat["consistency.start"]:
         raise InputError("consistency.stop must exceed consistency.start; 0 keeps the term to the end")
-    if flat["consistency.draws"] == 1 and not flat["consistency.antithetic"]:
+    if flat["consistency.weight"] and flat["consistency.draws"] == 1 and not flat["consistency.antithetic"]:
         raise InputError(
-            "consistency.draws=1 needs consistency.antithetic=True: one plain draw is biased by its spread"
+            "one plain draw is biased by its spread: set consistency.draws=2, or consistency.antithetic=True"
+        )
+    if flat["model.noise_units"] and flat["model.embedding"] != "full":
+        raise InputError(
+            "model.noise_units tells the network of σ at every level: set model.embedding=full, or leave it out"
         )
     if flat["refresh.weight"] and flat["refresh.capacity"] < flat["training.batch_size"]:
         raise InputError(

@@ -39,6 +39,10 @@ class Stopped(Exception):  # noqa: N818
     """Training was asked to stop, and its state is saved."""
 
 
+class Diverged(InputError):  # noqa: N818
+    """The loss or its gradient is not finite."""
+
+
 def open_data(data: Config) -> Dataset:
     """The data set of config.data.
 
@@ -68,7 +72,7 @@ def train(config: Config, workdir: Path) -> bool:
         False if the run was finished already.
 
     Raises:
-        InputError: for anything the person must mend; nothing is overwritten then.
+        InputError: for anything the person must mend; nothing is overwritten then. Diverged if it is the loss.
         Stopped: on SIGINT or SIGTERM, once the state is saved.
     """
     check_config(config)
@@ -220,10 +224,10 @@ def _fill_buffer(state: TrainState, config, data, make_denoise, mesh) -> TrainSt
 
 
 def _check_finite(step: int, scalars):
-    """Raise InputError if the loss or its gradient was not finite: such a state is never saved."""
+    """Raise Diverged if the loss or its gradient was not finite: such a state is never saved."""
     for name in ("loss", "grad_norm"):
         if not np.isfinite(float(scalars[name])):
-            raise InputError(
+            raise Diverged(
                 f"the {name} is {float(scalars[name])} at step {step}: "
                 "lower training.learning_rate or consistency.weight, in a new --workdir or from the last save"
             )

@@ -1,6 +1,6 @@
 """How close each road comes to the exact denoiser below the data's noise.
 
-    python -m experiments.exactness --study=mixture_2d
+    python -m experiments.exactness --study=mixture_2d            (or mixture_16d, mixture_64d)
     python -m experiments.exactness --study=digits
     python -m experiments.exactness --study=fashion --data=PATH/fashion_mnist.npz
     python -m experiments.exactness --study=cifar --data=PATH/cifar10.npz

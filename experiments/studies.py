@@ -68,6 +68,23 @@ def _mixture_2d(sigma_tn, path):
     return config
 
 
+def _mixture_of(source):
+    """Many dimensions: no draw of the posterior buffer explains another point, so the road is that of images."""
+
+    def config_of(sigma_tn, path):
+        config = _mixture_2d(sigma_tn, path)
+        config.data.source = source
+        config.model.width = 256
+        config.model.fourier_features = 0
+        config.refresh.weight = 0.0
+        config.consistency.weight = 4.0
+        config.consistency.start = 1000
+        config.consistency.sigma_min = sigma_tn / 10
+        return config
+
+    return config_of
+
+
 def _digits(sigma_tn, path):
     config = digits_noisy.get_config()
     config.data.sigma_tn = sigma_tn
@@ -104,10 +121,11 @@ def _cifar(sigma_tn, path):
     return config
 
 
+_MIXTURE = ((0.3,), BASELINES, lambda _: (0.03, 0.06, 0.1, 0.2, 0.3), 20_000, 0, True, 0.1, (0.3,))
 STUDIES = {
-    "mixture_2d": Study(
-        _mixture_2d, (0.3,), BASELINES, lambda _: (0.03, 0.06, 0.1, 0.2, 0.3), 20_000, 0, True, 0.1, (0.3,)
-    ),
+    "mixture_2d": Study(_mixture_2d, *_MIXTURE),
+    "mixture_16d": Study(_mixture_of("mixture_16d"), *_MIXTURE),
+    "mixture_64d": Study(_mixture_of("mixture_64d"), *_MIXTURE),
     "digits": Study(_digits, (0.3, 0.5), IMAGE_ROADS, _below, 512, 300, False, 0.9, (0.3, 0.5)),
     "robustness": Study(_digits, (0.5,), MISTAKEN, _below, 512, 300, False, 0.9, (0.5,), bars=True),
     "fashion": Study(_fashion, (0.2, 0.4, 0.8), IMAGE_BASELINES, _below, 1000, 1000, False, 0.9, (0.2, 0.4)),

@@ -16,7 +16,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
@@ -172,7 +171,6 @@ def run_study(study: Study) -> None:
     for road in roads:
         if road not in ROADS:
             raise InputError(f"--roads: there is no {road!r}: use names of experiments/roads.py")
-    began = time.time()
     folder = Path(_WORKDIR.value) / _STUDY.value
     for seed in map(int, _SEEDS.value):
         for sigma_tn in map(float, _SIGMA_TN.value or study.sigma_tn):
@@ -185,7 +183,7 @@ def run_study(study: Study) -> None:
         model = load_run(_workdir_of(folder, "default", sigma_tn, seed))
         write_predictions(folder / "predictions.npz", dataset, model, study.levels(sigma_tn), study.num_images)
     command = "python -m experiments.exactness " + " ".join(a for a in sys.argv[1:] if "--data" not in a)
-    about = {"command": command, **_provenance(), "minutes": round((time.time() - began) / 60, 1)}
+    about = {"command": command, **_provenance()}
     docs = Path(_DOCS.value)
     earlier = earlier_rows(study, docs / "results" / f"{_STUDY.value}.json")
     here = [json.loads(path.read_text()) for path in sorted(folder.rglob("row.json"))]

@@ -31,17 +31,20 @@ def write_report(docs: Path, name: str, study, rows: list[dict], about: dict) ->
     results = docs / "results"
     results.mkdir(parents=True, exist_ok=True)
     (results / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    commits = ", ".join(sorted({row["commit"] for row in rows}))
-    parts = ["\n".join(f"* {key}: {value}" for key, value in (about | {"commits of the rows": commits}).items())]
-    reached = []
+    made = {
+        "commits of the rows": ", ".join(sorted({row["commit"] for row in rows})),
+        "minutes of training": round(sum(row.get("seconds", 0) for row in rows) / 60, 1),
+    }
+    parts = ["\n".join(f"* {key}: {value}" for key, value in (about | made).items())]
+    reached = dict.fromkeys(study.target_sigma_tn)
     for sigma_tn in sorted({row["sigma_tn"] for row in rows}):
         here = [row for row in rows if row["sigma_tn"] == sigma_tn]
         table, value = excess_table(study, here) if study.oracle else gap_table(here)
         picture = f"{name}_{sigma_tn:g}.png"
         _draw(results / picture, study, here, sigma_tn)
         parts.append(f"σ_tn = {sigma_tn:g}\n\n{table}\n\n![results](results/{picture})")
-        if sigma_tn in study.target_sigma_tn and value is not None:
-            reached.append(value)
+        if sigma_tn in reached:
+            reached[sigma_tn] = value
     text = "\n\n".join(parts)
     if (docs / "README.md").is_file():
         _replace_section(docs / "README.md", name, text)
@@ -59,9 +62,12 @@ def _replace_section(readme, name, text):
 
 
 def _last_line(study, reached):
+    """The worst value over the data noises of the target, and those for which there is none."""
     name, worst = ("worst excess", max) if study.oracle else ("gap closed", min)
-    value = f"{worst(reached):.3f}" if reached else "not measured"
-    return f"{name}: {value} (target {study.target:g})"
+    found = [value for value in reached.values() if value is not None]
+    missing = ", ".join(f"{sigma_tn:g}" for sigma_tn, value in reached.items() if value is None)
+    value = f"{worst(found):.3f}" if found else "not measured"
+    return f"{name}: {value} (target {study.target:g}{f'; not measured at σ_tn = {missing}' if missing else ''})"
 
 
 def _draw(path, study, rows, sigma_tn):

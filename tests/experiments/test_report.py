@@ -49,7 +49,7 @@ def test_every_study_names_roads_that_exist_and_levels_below_its_noise(name):
 def test_the_gap_closed_is_the_share_of_the_sum_over_levels(tmp_path):
     rows = [row(CLEAN, [1.0, 1.0]), row(ADSM, [3.0, 2.0]), row("default", [1.5, 1.25], seconds=130.0)]
     text = write_report(tmp_path, "digits", STUDIES["digits"], rows, {})
-    assert last_line(text) == "gap closed: 0.750 (target 0.9)"  # 1 − .75/3
+    assert last_line(text) == "gap closed: 0.750 (target 0.9; not measured at σ_tn = 0.5)"  # 1 − .75/3
     assert "| default | 1 | 1.500 | 1.250 | 0.75 |  | 2.00 | 1.00 | 1.30 |  |" in text
 
 
@@ -96,7 +96,7 @@ def test_a_row_that_failed_is_marked_and_the_others_are_kept(tmp_path):
     rows.append(FAILED | {"road": "default", "seed": 1})
     text = write_report(tmp_path, "digits", STUDIES["digits"], rows, {})
     assert "| default (seed 1: the loss is nan at step 7) | 2 | 1.500 |" in text
-    assert last_line(text) == "gap closed: -inf (target 0.9)"
+    assert last_line(text) == "gap closed: -inf (target 0.9; not measured at σ_tn = 0.5)"
 
 
 def test_the_worst_excess_is_over_levels_and_seeds_of_the_default_road(tmp_path):

@@ -24,6 +24,8 @@ def get_config(variant: str = ""):
     config.model.dropout = 0.13
     config.model.dtype = "bfloat16"
     config.model.noise_units = True
+    config.model.patch_components = 64
+    config.model.patch_side = 3
 
     config.training.steps = 400_000
     config.training.batch_size = 512

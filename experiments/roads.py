@@ -1,7 +1,7 @@
 """Every road below the data's noise, as settings that differ from those of the study; all else stays equal.
 
-That the network sees images in units of their noise is itself a road: what stands for other ways than this library's
-(ADSM alone, the paper's code, noisy images as clean) has the network of EDM as it is.
+That the network corrects a mixture of patches, and sees images in units of their noise, is itself a road: what stands
+for other ways than this library's (ADSM alone, paper's code, noisy images as clean) has the network of EDM as it is.
 """
 
 from typing import Any
@@ -11,19 +11,23 @@ from experiments.noises import MISTAKES, NOISY_AS_CLEAN
 CLEAN, ADSM, ADSM_NOISE_UNITS = "clean images", "ADSM alone", "ADSM (noise units)"
 
 _ALONE = {"consistency.weight": 0.0, "refresh.weight": 0.0}
-_BASELINE = _ALONE | {"model.noise_units": False}
+_NO_MIXTURE = {"model.patch_components": 0}
+_BASELINE = _ALONE | _NO_MIXTURE | {"model.noise_units": False}
 _CONSISTENCY = _ALONE | {"consistency.weight": 4.0}
 _PLAIN = _CONSISTENCY | {"consistency.antithetic": False, "consistency.draws": 2}
 _REFRESH = _ALONE | {"refresh.weight": 1.0}
 
 ROADS: dict[str, dict[str, Any]] = {
     CLEAN: _ALONE | {"data.sigma_tn": 0.0},
+    "clean images (noise units)": _ALONE | _NO_MIXTURE | {"data.sigma_tn": 0.0},
     "clean images (network of EDM)": _BASELINE | {"data.sigma_tn": 0.0},
     NOISY_AS_CLEAN: _BASELINE,
     ADSM: _BASELINE,
     "ADSM (clamped embedding)": _BASELINE | {"model.embedding": "clamped"},
     "ADSM (no embedding)": _BASELINE | {"model.embedding": "none"},
-    ADSM_NOISE_UNITS: _ALONE,
+    ADSM_NOISE_UNITS: _ALONE | _NO_MIXTURE,
+    "ADSM (default network)": _ALONE,
+    "patch mixture alone": _ALONE | {"training.steps": 1, "training.learning_rate": 1e-12},  # the network adds nothing
     # One ancestral step from real noise above σ_tn, two plain draws by the weights themselves, gradient on both sides.
     "paper's code": _BASELINE
     | {
@@ -54,6 +58,7 @@ ROADS: dict[str, dict[str, Any]] = {
     "refresh (ancestral)": _REFRESH | {"refresh.relaxation": 0.0, "refresh.step": "ancestral"},
     "refresh (weighted)": _REFRESH | {"refresh.relaxation": 1.8},
     "consistency and refresh": _CONSISTENCY | {"refresh.weight": 1.0, "refresh.relaxation": 0.0},
+    "consistency (noise units)": _CONSISTENCY | _NO_MIXTURE,
     "default": {},
     "default (1 % clean)": {"data.clean_fraction": 0.01},
     "default (10 % clean)": {"data.clean_fraction": 0.1},

@@ -12,7 +12,15 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.config import Config
 
 BASELINES = (CLEAN, NOISY_AS_CLEAN, ADSM, "paper's code", "default")
-IMAGE_BASELINES = (*BASELINES, ADSM_NOISE_UNITS, "clean images (network of EDM)")
+IMAGE_BASELINES = (
+    *BASELINES,
+    "patch mixture alone",
+    ADSM_NOISE_UNITS,
+    "ADSM (default network)",
+    "consistency (noise units)",
+    "clean images (noise units)",
+    "clean images (network of EDM)",
+)
 IMAGE_ROADS = (
     *IMAGE_BASELINES,
     "consistency (two plain draws)",
@@ -107,6 +115,7 @@ def _fashion(sigma_tn, path):
     """14×14, for two CPU cores."""
     config = _from_file(digits_noisy.get_config(), sigma_tn, path)
     config.data.image_size = 14
+    config.model.patch_components = 64
     config.evaluation.num_images = 512
     return config
 
@@ -116,6 +125,8 @@ def _cifar(sigma_tn, path):
     config = _from_file(digits_noisy.get_config(), sigma_tn, path)
     config.model.channels = 32
     config.model.channel_multipliers = (1, 2, 2)
+    config.model.patch_components = 64
+    config.model.patch_side = 3
     config.training.batch_size = 32
     config.data.flip = True
     return config

@@ -9,6 +9,11 @@ BOUND = 3.0  # standard deviations, beyond which a value is no noise and its siz
 CHANNELS = 5  # for each of the image
 
 
+def bounded(x: jax.Array) -> jax.Array:
+    """3·tanh(x/3): what is no noise is told apart from it, and its size matters little more."""
+    return BOUND * jnp.tanh(x / BOUND)
+
+
 def noise_units(x_t: jax.Array, sigma) -> jax.Array:
     """3·tanh(v/(3σ)) of five v a pixel: the differences of its 2×2 patch (Haar's three), x_t + 1 and 1 − x_t.
 
@@ -35,4 +40,4 @@ def noise_units(x_t: jax.Array, sigma) -> jax.Array:
     below = lambda v: jnp.concatenate([v[:, 1:], v[:, -1:]], axis=1)
     differences = [across + below(across), along - below(along), across - below(across)]
     shown = jnp.concatenate([*(d / 2 for d in differences), x_t + 1, 1 - x_t], axis=-1)
-    return BOUND * jnp.tanh(shown / (BOUND * expand(as_rows(sigma, x_t), x_t)))
+    return bounded(shown / expand(as_rows(sigma, x_t), x_t))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from tweedie_diffusion.diffusion.rows import as_rows, expand
 from tweedie_diffusion.diffusion.types import DenoiseFn
+from tweedie_diffusion.models.noise_units import bounded
 
 NetworkFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -35,6 +36,7 @@ def precondition(
     sigma_data: float,
     c_noise_fn: Callable[[jax.Array], jax.Array] = full_c_noise,
     features: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    prior: DenoiseFn | None = None,
 ) -> DenoiseFn:
     """Wrap a network so that its input and its training target have unit variance at every σ.
 
@@ -49,6 +51,8 @@ def precondition(
             `blind_c_noise`.
         features: (x_t, sigma [B]) -> [B, ..., K], what the network sees beside c_in·x_t, as further channels: see
             `noise_units`. It still returns as many channels as x_t has.
+        prior: a denoiser that the network corrects, in place of c_skip·x: see `patch_denoiser`. The network sees
+            (x_t − prior)/σ too, bounded, as the last of its channels.
 
     Returns:
         A denoiser (x_t [B, ...], sigma float or [B]) -> x0_hat [B, ...].
@@ -62,13 +66,15 @@ def precondition(
     def denoise(x_t: jax.Array, sigma: jax.Array) -> jax.Array:
         sigma = as_rows(sigma, x_t)
         total = jnp.hypot(sigma, sigma_data)
-        c_skip = (sigma_data / total) ** 2
+        start = prior(x_t, sigma) if prior else expand((sigma_data / total) ** 2, x_t) * x_t  # c_skip·x
         c_out = sigma * sigma_data / total
         c_in = 1 / total
-        inputs = expand(c_in, x_t) * x_t
+        inputs = [expand(c_in, x_t) * x_t]
         if features:
-            inputs = jnp.concatenate([inputs, features(x_t, sigma)], axis=-1)
-        network_out = network_fn(inputs, c_noise_fn(sigma))
-        return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * network_out.astype(x_t.dtype)
+            inputs.append(features(x_t, sigma))
+        if prior:
+            inputs.append(bounded((x_t - start) / expand(sigma, x_t)))
+        network_out = network_fn(jnp.concatenate(inputs, axis=-1), c_noise_fn(sigma))
+        return start + expand(c_out, x_t) * network_out.astype(x_t.dtype)
 
     return denoise

@@ -57,6 +57,8 @@ def _model():
     c.attention_resolutions = (16,)
     c.dropout = 0.0
     c.noise_units = False  # of the unet: it sees detail, and the ends of the range, in units of the noise
+    c.patch_components = 0  # of the unet: a mixture of so many patches that the network corrects; 0 for none
+    c.patch_side = 4  # pixels
     c.width = 128  # of the mlp
     c.depth = 3  # of the mlp
     c.fourier_features = 0  # of the mlp: frequencies of the input beside x itself
@@ -261,6 +263,8 @@ _RULES = {
     "model.blocks_per_resolution": _positive,
     "model.dropout": ((lambda v: 0 <= v < 1), "in [0, 1)"),
     "model.label_dropout": ((lambda v: 0 <= v < 1), "in [0, 1)"),
+    "model.patch_components": ((lambda v: v == 0 or v >= 8), "0, or 8 and more"),
+    "model.patch_side": ((lambda v: v >= 2), ">= 2"),
     "model.width": _positive,
     "model.depth": _positive,
     "model.fourier_features": _not_negative,

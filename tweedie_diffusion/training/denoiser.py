@@ -11,6 +11,7 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.models import noise_units
 from tweedie_diffusion.models.mlp import MLP
+from tweedie_diffusion.models.patch_mixture import PatchMixture, patch_denoiser
 from tweedie_diffusion.models.preconditioning import blind_c_noise, clamped_c_noise, full_c_noise, precondition
 from tweedie_diffusion.models.unet import UNet, check_image_shape
 from tweedie_diffusion.training.config import Config
@@ -34,15 +35,17 @@ def build_network(model: Config, facts: DataFacts) -> nn.Module:
             raise InputError(
                 f"the mlp takes vectors, and the data has shape {list(facts.shape)}: set model.network=unet"
             )
-        if model.dropout or model.remat or model.noise_units:
+        if model.dropout or model.remat or model.noise_units or model.patch_components:
             raise InputError(
-                "model.dropout, model.remat and model.noise_units are of the unet: leave them out for the mlp"
+                "model.dropout, remat, noise_units and patch_components are of the unet: leave them out for the mlp"
             )
         return MLP(model.width, model.depth, num_classes, dtype, model.fourier_features, model.fourier_scale)
     try:
         check_image_shape(facts.shape, len(model.channel_multipliers))
     except ValueError as error:
         raise InputError(str(error)) from error
+    if min(facts.shape[:2]) < model.patch_side and model.patch_components:
+        raise InputError(f"images of {list(facts.shape)} hold no patch of model.patch_side={model.patch_side}")
     if model.fourier_features:
         raise InputError("model.fourier_features is of the mlp: leave it at 0 for the unet")
     return UNet(
@@ -61,7 +64,8 @@ def build_network(model: Config, facts: DataFacts) -> nn.Module:
 def init_params(key: jax.Array, network: nn.Module, model: Config, facts: DataFacts) -> Params:
     """Fresh weights."""
     *size, channels = facts.shape
-    inputs = jnp.zeros((1, *size, channels * (1 + model.noise_units * noise_units.CHANNELS)))
+    seen = 1 + model.noise_units * noise_units.CHANNELS + bool(model.patch_components)
+    inputs = jnp.zeros((1, *size, channels * seen))
     return jax.jit(network.init)(key, inputs, jnp.zeros(1))["params"]
 
 
@@ -69,12 +73,14 @@ def init_params(key: jax.Array, network: nn.Module, model: Config, facts: DataFa
 MakeDenoise = Callable[..., DenoiseFn]
 
 
-def denoiser_maker(network: nn.Module, model: Config, facts: DataFacts) -> MakeDenoise:
+def denoiser_maker(
+    network: nn.Module, model: Config, facts: DataFacts, mixture: PatchMixture | None = None
+) -> MakeDenoise:
     """A function (params, *, labels=None, dropout_key=None) -> denoise.
 
     With embedding "clamped" the network never sees a level below the lowest noise of the data; clean images among them
     make that the full embedding. Labels outside [0, num_classes) mean "no class"; networks without classes ignore
-    labels. Without a dropout key the network is deterministic.
+    labels. Without a dropout key the network is deterministic. `mixture` is the prior that it corrects, if any.
     """
     lowest = facts.sigma_tn_min
     c_noise_fn = {
@@ -83,6 +89,7 @@ def denoiser_maker(network: nn.Module, model: Config, facts: DataFacts) -> MakeD
         "none": blind_c_noise,
     }[model.embedding]
     features = noise_units.noise_units if model.noise_units else None
+    prior = patch_denoiser(mixture) if mixture else None
 
     def make(params: Params, *, labels: jax.Array | None = None, dropout_key: jax.Array | None = None) -> DenoiseFn:
         if not model.class_conditional:
@@ -94,6 +101,8 @@ def denoiser_maker(network: nn.Module, model: Config, facts: DataFacts) -> MakeD
         def network_fn(x, c_noise) -> Any:
             return network.apply({"params": params}, x, c_noise, labels, **options)
 
-        return precondition(network_fn, sigma_data=facts.sigma_data, c_noise_fn=c_noise_fn, features=features)
+        return precondition(
+            network_fn, sigma_data=facts.sigma_data, c_noise_fn=c_noise_fn, features=features, prior=prior
+        )
 
     return make

@@ -21,6 +21,7 @@ from tweedie_diffusion.training.facts import facts_of
 from tweedie_diffusion.training.health import data_warnings, health_warnings, held_out_health
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import make_objective
+from tweedie_diffusion.training.patch_prior import check_patches, open_mixture
 from tweedie_diffusion.training.results import held_out_curve, write_results
 from tweedie_diffusion.training.step import (
     TrainState,
@@ -86,11 +87,12 @@ def train(config: Config, workdir: Path) -> bool:
     dataset = open_data(config.data)
     facts = facts_of(dataset)
     network = build_network(config.model, facts)
-    make_denoise = denoiser_maker(network, config.model, facts)
     _check_facts(config, facts)
     fresh = lambda: init_params(purpose_key(config.seed, "weights"), network, config.model, facts)
     first_params = _params_of(config.init_from, fresh) if config.init_from and not has_checkpoints(workdir) else fresh
     open_workdir(workdir, config, facts)
+    mixture = open_mixture(workdir, config, dataset.train) if config.model.patch_components else None
+    make_denoise = denoiser_maker(network, config.model, facts, mixture)
 
     optimizer = make_optimizer(config.training)
     new_state = lambda params: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
@@ -112,6 +114,8 @@ def _check_facts(config, facts):
     """What the settings ask for, against what the data is."""
     if config.data.flip and len(facts.shape) != 3:
         raise InputError("data.flip mirrors images, and the data is vectors: set it to False")
+    if config.model.patch_components:
+        check_patches(config.model, facts)
     for road in ("consistency", "refresh"):
         if not config[road].weight:
             continue

@@ -17,6 +17,7 @@ from tweedie_diffusion.training.checkpoints import restore_saved
 from tweedie_diffusion.training.config import Config, from_json
 from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.patch_prior import read_mixture
 from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer
 
 BATCH = 64  # images a call: one shape, so one compilation, whatever is asked for
@@ -184,7 +185,8 @@ def load_run(workdir, *, best: bool = False) -> TrainedModel:
             first_buffer(config.refresh, facts.shape),
         )
     )
+    mixture = read_mixture(workdir) if config.model.patch_components else None
     state = restore_saved(workdir, shapes, best=best)
     if state is None:
         raise FileNotFoundError(f"the run in {workdir} has no checkpoint yet: run its command again")
-    return TrainedModel(config, facts, denoiser_maker(network, config.model, facts), state.ema_params)
+    return TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), state.ema_params)

@@ -12,6 +12,7 @@ from tweedie_diffusion.training.facts import DataFacts
 
 # config.json        every setting
 # data.json          what is known of the data
+# patch_mixture.npz  the prior fitted to them, if any
 # checkpoints/       states of training
 # metrics.jsonl      and tensorboard/: scalars
 # denoising_curve.*  samples*.png  denoised.png  held_out_noisy.npz: written when training ends

@@ -1,0 +1,226 @@
+"""A Gaussian mixture of small patches, fitted to noisy images, and its exact denoiser at every level.
+
+Below the noise of the data a network has no example of what fine detail looks like; of a patch it is a matter of a few
+covariances, and these the noise hides from no one: each noisy patch has the covariance of a clean one plus σ_tn²I.
+(Mixtures of patches as a prior of images: Zoran and Weiss 2011; fitted to the noisy image itself: Yu, Sapiro and Mallat
+2012, Houdard, Bouveyron and Delon 2018.)
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tweedie_diffusion.diffusion.rows import as_rows
+from tweedie_diffusion.diffusion.types import DenoiseFn
+
+POINTS = 4  # components that are one patch, as a background is: no variance
+FLOOR = 2.5e-5  # of every variance: .005 of the range [-1, 1], less than a step of 8 bits
+MAX_PATCHES = 4_000_000
+FEW_PATCHES = 200_000  # for the first passes
+PASSES, LAST_PASSES = 15, 3  # of expectation-maximisation, over few patches and over all of them
+CHUNK = 8192  # patches in one call
+
+_highest = jax.default_matmul_precision("highest")  # an accelerator would round away what is left of a covariance
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PatchMixture:
+    """Σ_k weights[k]·N(means[k], axes[k]·diag(variances[k])·axes[k]ᵀ) of clean patches [P, P, C], flattened.
+
+    Attributes:
+        weights: [K].
+        means: [K, D], D = P·P·C.
+        axes: [K, D, D], orthonormal columns.
+        variances: [K, D].
+    """
+
+    weights: jax.Array
+    means: jax.Array
+    axes: jax.Array
+    variances: jax.Array
+
+
+def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = (-1.0, 1.0)) -> DenoiseFn:
+    """The posterior mean of every patch under the mixture, averaged over all patches that hold a pixel.
+
+    E[p_0 | p_t] = Σ_k r_k·(m_k + G_k(p_t − m_k)), G_k = S_k(S_k + σ²I)⁻¹, r_k ∝ w_k·N(p_t; m_k, S_k + σ²I).
+
+    Args:
+        mixture: of patches with as many channels as the images.
+        value_range: that of clean images, which holds every mean of them too.
+
+    Returns:
+        denoise(x_t [B, H, W, C], sigma float or [B]) -> x0_hat [B, H, W, C], H and W at least the side of a patch.
+    """
+
+    prepared = _prepare(mixture)
+
+    @_highest
+    def denoise(x_t, sigma):
+        side = math.isqrt(mixture.means.shape[1] // x_t.shape[-1])
+        coefficients = jax.vmap(lambda variance: _coefficients(prepared, variance))
+        logits, gains, offsets = coefficients(jnp.square(as_rows(sigma, x_t)))
+        patches = _patches(x_t, side)
+        flat = patches.reshape(len(x_t), -1, patches.shape[-1])
+        share = jax.nn.softmax(jnp.einsum("bpf,bfk->bpk", _features(flat), logits), axis=-1)
+        gain = _symmetric(jnp.einsum("bpk,bks->bps", share, gains), flat.shape[-1])
+        mean = jnp.einsum("bpde,bpe->bpd", gain, flat) + jnp.einsum("bpk,bkd->bpd", share, offsets)
+        return jnp.clip(_average(mean.reshape(patches.shape), x_t.shape), *value_range)
+
+    return denoise
+
+
+def fit_patch_mixture(
+    x_tn: np.ndarray, *, sigma_tn: float, components: int = 64, side: int = 4, seed: int = 0
+) -> PatchMixture:
+    """Maximum likelihood from noisy images by expectation-maximisation; at most 4 million of their patches.
+
+    A noisy patch of component k is N(m_k, S_k + σ_tn²I), whose covariance is estimated and the noise's taken away. What
+    is left of an eigenvalue within the spread of noise, σ_tn²(2γ + γ²) with γ² = D/n_k (Marchenko and Pastur), is
+    replaced by the mean of all such of the component.
+
+    Args:
+        x_tn: [N, H, W, C] at level sigma_tn, in [-1, 1] units.
+        sigma_tn: >= 0.
+        components: K; four of them are points, of no variance.
+        side: P of the patches [P, P, C].
+        seed: of the images and patches chosen, and of the first components among them.
+
+    Raises:
+        ValueError: if the images are smaller than a patch, or hold fewer patches than components.
+    """
+    count, height, width, channels = x_tn.shape
+    if min(height, width) < side:
+        raise ValueError(f"images of {height}×{width} hold no patch of {side}×{side}")
+    dim, positions = side * side * channels, (height - side + 1) * (width - side + 1)
+    if count * positions < 10 * components:
+        raise ValueError(f"{count * positions} patches are too few for a mixture of {components}")
+    rng = np.random.Generator(np.random.Philox(seed))
+    images = x_tn[rng.permutation(count)]
+    kept = min(positions, max(MAX_PATCHES // count, 1))
+    rows = int(np.clip(CHUNK // kept, 1, count))
+    chosen = rng.random((count, positions)).argpartition(kept - 1, axis=1)[:, :kept]
+
+    @jax.jit
+    @_highest
+    def statistics(mixture, images, chosen):
+        """[K, F] sums of the features of patches, each by its share in every component."""
+        patches = _patches(images, side).reshape(len(images), positions, dim)
+        features = _features(jnp.take_along_axis(patches, chosen[..., None], axis=1).reshape(-1, dim))
+        logits, _, _ = _coefficients(_prepare(mixture), jnp.float32(sigma_tn**2))
+        return jax.nn.softmax(features @ logits, axis=-1).T @ features
+
+    def one_pass(mixture, num_images):
+        total = np.zeros((components, 1 + dim + dim * (dim + 1) // 2))
+        for first in range(0, num_images - rows + 1, rows):  # what does not fill a call is left out
+            part = slice(first, first + rows)
+            total += np.asarray(statistics(mixture, images[part], chosen[part]), np.float64)
+        return _maximise(total, dim, sigma_tn**2)
+
+    few = int(np.clip(FEW_PATCHES // kept, rows, count))
+    mixture = _first_mixture(images[:few], chosen[:few], side, components, sigma_tn**2)
+    for num_images in [few] * PASSES + [count] * LAST_PASSES:
+        mixture = one_pass(mixture, num_images)
+    return mixture
+
+
+def _first_mixture(images, chosen, side, components, noise_variance) -> PatchMixture:
+    """Components of equal weight about patches taken at random, shrunk as one Gaussian for all would have it."""
+    patches = np.asarray(_patches(jnp.asarray(images), side), np.float64)
+    flat = np.take_along_axis(patches.reshape(len(images), -1, patches.shape[-1]), chosen[..., None], axis=1)
+    flat = flat.reshape(-1, patches.shape[-1])
+    mean, covariance = flat.mean(axis=0), np.cov(flat.T)
+    variance, axes = np.linalg.eigh(covariance)
+    variance = np.maximum(variance - noise_variance, 1e-3)
+    some = flat[np.linspace(0, len(flat) - 1, components).astype(int)]
+    some[:POINTS] = np.quantile(flat.mean(axis=1), np.linspace(0.05, 0.95, POINTS))[:, None]
+    means = mean + (some - mean) @ (axes * (variance / (variance + noise_variance))) @ axes.T
+    return _mixture(
+        np.full(components, 1 / components),
+        means,
+        np.broadcast_to(axes, (components, *axes.shape)),
+        np.broadcast_to(variance / 4 + 1e-3, means.shape),
+    )
+
+
+def _maximise(total: np.ndarray, dim: int, noise_variance: float) -> PatchMixture:
+    """The mixture of largest likelihood for the shares that gave the sums `total` [K, F]."""
+    count = total[:, 0] + 1e-6
+    mean = total[:, 1 : 1 + dim] / count[:, None]
+    second = np.asarray(_symmetric(total[:, 1 + dim :] / count[:, None], dim))
+    # A few patches without detail in each, so that a component of almost none keeps a covariance.
+    covariance = second - mean[:, :, None] * mean[:, None]
+    covariance += (noise_variance + FLOOR) * dim / count[:, None, None] * np.eye(dim)
+    covariance /= (1 + dim / count)[:, None, None]
+    values, axes = np.linalg.eigh(covariance)
+    values -= noise_variance
+    spread = np.sqrt(dim / np.maximum(count, 1.0))[:, None]
+    small = values < noise_variance * (2 * spread + spread**2)
+    level = np.where(small, values, 0.0).sum(axis=1) / np.maximum(small.sum(axis=1), 1)
+    values = np.where(small, level[:, None], values)
+    return _mixture(count / count.sum(), mean, axes, values)
+
+
+def _mixture(weights, means, axes, variances) -> PatchMixture:
+    variances = np.maximum(variances, FLOOR)
+    variances[:POINTS] = FLOOR
+    return PatchMixture(*(jnp.asarray(a, jnp.float32) for a in (np.maximum(weights, 1e-8), means, axes, variances)))
+
+
+def _prepare(mixture: PatchMixture):
+    """All of `_coefficients` that does not depend on the level, and that XLA would take minutes to fold."""
+    first, second = np.triu_indices(mixture.means.shape[1])
+    outer = jnp.swapaxes(mixture.axes[:, first] * mixture.axes[:, second], 1, 2)  # [K, D, S]: of each axis with itself
+    along = jnp.einsum("kde,kd->ke", mixture.axes, mixture.means)
+    return jnp.log(mixture.weights), mixture.variances, mixture.axes, along, outer
+
+
+def _coefficients(prepared, noise_variance):
+    """What is linear in `_features`: [F, K] log of weight times density; and G_k [K, S], m_k − G_k m_k [K, D]."""
+    log_weights, variances, axes, along, outer = prepared
+    first, second = np.triu_indices(axes.shape[1])
+    total = variances + noise_variance
+    upper = lambda values: jnp.einsum("ke,kes->ks", values, outer)
+    back = lambda values: jnp.einsum("kde,ke->kd", axes, values)
+    constant = log_weights - (jnp.log(total) + along**2 / total).sum(axis=1) / 2
+    quadratic = -upper(1 / total) * np.where(first == second, 0.5, 1.0)
+    logits = jnp.concatenate([constant[:, None], back(along / total), quadratic], axis=1).T
+    return logits, upper(variances / total), back(along * noise_variance / total)
+
+
+def _features(x):
+    """[..., D] -> [..., F]: 1, x and the products of its entries, each once."""
+    first, second = np.triu_indices(x.shape[-1])
+    return jnp.concatenate([jnp.ones_like(x[..., :1]), x, x[..., first] * x[..., second]], axis=-1)
+
+
+def _symmetric(upper, dim):
+    """[..., D(D+1)/2] -> [..., D, D]."""
+    index = np.zeros((dim, dim), int)
+    index[np.triu_indices(dim)] = np.arange(dim * (dim + 1) // 2)
+    return upper[..., np.maximum(index, index.T)]
+
+
+def _patches(x, side):
+    """[B, H, W, C] -> [B, H − P + 1, W − P + 1, P·P·C], every patch that lies inside."""
+    height, width = x.shape[1] - side + 1, x.shape[2] - side + 1
+    return jnp.concatenate([x[:, i : i + height, j : j + width] for i in range(side) for j in range(side)], axis=-1)
+
+
+def _average(patches, shape):
+    """[B, H − P + 1, W − P + 1, P·P·C] -> [B, H, W, C]: of each pixel the mean over its patches."""
+    side = shape[1] - patches.shape[1] + 1
+    total = jnp.zeros(shape, patches.dtype)
+    parts = jnp.split(patches, side * side, axis=-1)
+    for place, part in enumerate(parts):
+        i, j = divmod(place, side)
+        total = total.at[:, i : i + part.shape[1], j : j + part.shape[2]].add(part)
+    held = lambda size, number: np.minimum.reduce(
+        [np.arange(size) + 1, size - np.arange(size), np.full(size, side), np.full(size, number)]
+    )
+    counts = np.outer(held(shape[1], patches.shape[1]), held(shape[2], patches.shape[2]))
+    return total / jnp.asarray(counts[:, :, None], patches.dtype)

@@ -1,0 +1,80 @@
+"""The mixture of patches that a network corrects: fitted once to the noisy training images, kept in the workdir."""
+
+import dataclasses
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.noisy import NoisyImages
+from tweedie_diffusion.diffusion.corruption import add_noise
+from tweedie_diffusion.diffusion.rows import purpose_key
+from tweedie_diffusion.models.patch_mixture import PatchMixture, fit_patch_mixture
+from tweedie_diffusion.training.config import Config
+from tweedie_diffusion.training.facts import DataFacts
+
+MAX_BYTES = 2**28  # of the images that it is fitted to
+PATCHES_EACH = 100  # component, at least
+
+
+def check_patches(model: Config, facts: DataFacts) -> None:
+    """Raise InputError if the training images hold too few patches for the mixture of config.model."""
+    height, width, _ = facts.shape
+    patches = facts.num_train * (height - model.patch_side + 1) * (width - model.patch_side + 1)
+    if patches < PATCHES_EACH * model.patch_components:
+        raise InputError(
+            f"{patches} patches are too few for model.patch_components={model.patch_components}: "
+            f"lower it to at most {patches // PATCHES_EACH}, or set 0"
+        )
+
+
+def open_mixture(workdir: Path, config: Config, noisy: NoisyImages) -> PatchMixture:
+    """The mixture of the run: the saved one, that of the run it starts from, or one fitted now and saved."""
+    if (workdir / "patch_mixture.npz").is_file():
+        return read_mixture(workdir)
+    if config.init_from:
+        mixture = read_mixture(Path(config.init_from).expanduser())
+    else:
+        tqdm.write(f"fitting a mixture of {config.model.patch_components} patches to the noisy images", file=sys.stderr)
+        mixture = mixture_of(noisy, config.model, config.seed)
+    part = workdir / "patch_mixture.part.npz"
+    np.savez(part, allow_pickle=False, **{name: np.asarray(a) for name, a in dataclasses.asdict(mixture).items()})
+    part.rename(workdir / "patch_mixture.npz")
+    return mixture
+
+
+def read_mixture(workdir: Path) -> PatchMixture:
+    """The mixture that a run has saved.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    path = workdir / "patch_mixture.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return PatchMixture(**{name: jnp.asarray(array) for name, array in arrays.items()})
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read ({error})") from error
+
+
+def mixture_of(noisy: NoisyImages, model: Config, seed: int) -> PatchMixture:
+    """The mixture of config.model, from the half of the images with less noise, all brought to the same level."""
+    levels = noisy.sigma_tn
+    usable = np.flatnonzero(levels <= np.quantile(levels, 0.5, method="higher"))
+    most = max(MAX_BYTES // noisy[0]["x_tn"].nbytes, 1)
+    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, min(len(usable), most)).astype(int))]
+    sigma_tn = float(levels[chosen].max())
+    x_tn = noisy.rows(chosen)["x_tn"]
+    cleaner = np.flatnonzero(levels[chosen] < sigma_tn)
+    if len(cleaner):
+        key = purpose_key(seed, "noise of the patches")
+        more = add_noise(key, jnp.asarray(x_tn[cleaner]), sigma_s=levels[chosen][cleaner], sigma_t=sigma_tn)
+        x_tn[cleaner] = jax.device_get(more)
+    return fit_patch_mixture(
+        x_tn, sigma_tn=sigma_tn, components=model.patch_components, side=model.patch_side, seed=seed
+    )

@@ -54,6 +54,22 @@ def test_a_network_that_says_zero_is_the_best_denoiser_of_a_centred_gaussian(rng
     np.testing.assert_allclose(got, posterior_mean[:, None] * x_t, rtol=1e-6)
 
 
+def test_a_network_that_says_zero_leaves_the_prior_as_it_is(rng):
+    x_t = jnp.asarray(rng.standard_normal((4, 3)), jnp.float32)
+    network = lambda x, c_noise: 0 * x[:, :3]
+    got = precondition(network, sigma_data=0.6, prior=lambda x, sigma: 0.3 * x)(x_t, jnp.full(4, 0.2))
+    np.testing.assert_allclose(got, 0.3 * x_t, rtol=1e-6)
+
+
+def test_a_network_sees_what_the_prior_takes_for_noise_in_units_of_the_noise():
+    probe = lambda x, c_noise: x[:, 2:]
+    x_t, sigma = jnp.array([[0.5, -0.5]]), 0.25
+    got = precondition(probe, sigma_data=0.5, prior=lambda x, s: x + jnp.array([[0.1, -9.0]]))(x_t, sigma)
+    c_out = sigma * 0.5 / np.hypot(sigma, 0.5)
+    seen = (np.asarray(got) - [[0.6, -9.5]]) / c_out
+    np.testing.assert_allclose(seen, [[3 * np.tanh(-0.1 / 0.75), 3.0]], rtol=1e-4)
+
+
 def test_one_level_stands_for_a_level_per_example(rng):
     x_t = jnp.asarray(rng.standard_normal((3, 2)), jnp.float32)
     denoise = precondition(Probe(1.0), sigma_data=0.5)

@@ -187,7 +187,7 @@ def _coefficients(prepared, noise_variance):
     upper = lambda values: jnp.einsum("ke,kes->ks", values, outer)
     back = lambda values: jnp.einsum("kde,ke->kd", axes, values)
     constant = log_weights - (jnp.log(total) + along**2 / total).sum(axis=1) / 2
-    quadratic = -upper(1 / total) * np.where(first == second, 0.5, 1.0)
+    quadratic = -upper(1 / total) * np.where(first == second, 0.5, 1.0)[None]
     logits = jnp.concatenate([constant[:, None], back(along / total), quadratic], axis=1).T
     return logits, upper(variances / total), back(along * noise_variance / total)
 
@@ -223,4 +223,4 @@ def _average(patches, shape):
         [np.arange(size) + 1, size - np.arange(size), np.full(size, side), np.full(size, number)]
     )
     counts = np.outer(held(shape[1], patches.shape[1]), held(shape[2], patches.shape[2]))
-    return total / jnp.asarray(counts[:, :, None], patches.dtype)
+    return total / jnp.asarray(counts[None, :, :, None], patches.dtype)

@@ -89,7 +89,7 @@ def train(config: Config, workdir: Path) -> bool:
     network = build_network(config.model, facts)
     _check_facts(config, facts)
     fresh = lambda: init_params(purpose_key(config.seed, "weights"), network, config.model, facts)
-    first_params = _params_of(config.init_from, fresh) if config.init_from and not has_checkpoints(workdir) else fresh
+    first_params = _params_of(config, fresh) if config.init_from and not has_checkpoints(workdir) else fresh
     open_workdir(workdir, config, facts)
     mixture = open_mixture(workdir, config, dataset.train) if config.model.patch_components else None
     make_denoise = denoiser_maker(network, config.model, facts, mixture)
@@ -133,15 +133,20 @@ def _check_facts(config, facts):
             )
 
 
-def _params_of(workdir, fresh):
-    """A function that gives the weights of the run in `workdir`, which must have the shapes of fresh ones."""
+def _params_of(config, fresh):
+    """A function that gives the weights of the run in config.init_from, which must have the shapes of fresh ones."""
     try:
-        params = load_run(workdir).params
+        run = load_run(config.init_from)
     except FileNotFoundError as error:
         raise InputError(f"init_from: {error}") from error
+    params = run.params
+    prior = lambda model: (model.patch_components, model.patch_side)
     expected = jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(fresh))
-    if jax.tree.map(lambda x: (x.shape, x.dtype), params) != expected:
-        raise InputError(f"the network of {workdir} has another shape: use its config.model and kind of images")
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    if shapes != expected or prior(run.config.model) != prior(config.model):
+        raise InputError(
+            f"the network of {config.init_from} has another shape: use its config.model and kind of images"
+        )
     return lambda: jax.tree.map(np.asarray, params)
 
 

@@ -58,7 +58,7 @@ def read_mixture(workdir: Path) -> PatchMixture:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return PatchMixture(**{name: jnp.asarray(array) for name, array in arrays.items()})
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
 
 

@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tweedie_diffusion.diffusion.oracles import mixture_denoiser
+from tweedie_diffusion.models.patch_mixture import PatchMixture, fit_patch_mixture, patch_denoiser
+
+K, SIDE, CHANNELS = 3, 2, 2
+D = SIDE * SIDE * CHANNELS
+
+
+@pytest.fixture
+def mixture(rng):
+    axes = np.stack([np.linalg.qr(rng.standard_normal((D, D)))[0] for _ in range(K)])
+    means, variances = 0.3 * rng.standard_normal((K, D)), rng.uniform(1e-3, 0.2, (K, D))
+    return PatchMixture(*(jnp.asarray(a, jnp.float32) for a in ([0.2, 0.3, 0.5], means, axes, variances)))
+
+
+def oracle(mixture):
+    """The exact denoiser of flattened patches."""
+    covariances = np.einsum("kde,ke,kfe->kdf", mixture.axes, mixture.variances, mixture.axes)
+    return mixture_denoiser(mixture.weights, mixture.means, covariances)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.3, 10.0])
+def test_of_one_patch_it_is_the_posterior_mean(rng, mixture, sigma):
+    x_t = jnp.asarray(rng.standard_normal((5, SIDE, SIDE, CHANNELS)), jnp.float32)
+    got = patch_denoiser(mixture, value_range=(-np.inf, np.inf))(x_t, sigma)
+    np.testing.assert_allclose(got.reshape(5, D), oracle(mixture)(x_t.reshape(5, D), sigma), rtol=2e-3, atol=2e-4)
+
+
+def test_a_pixel_is_the_mean_over_the_patches_that_hold_it(rng, mixture):
+    x_t, sigma = rng.standard_normal((2, 4, 3, CHANNELS)).astype(np.float32), np.array([0.2, 0.7])
+    total, held = np.zeros(x_t.shape), np.zeros(x_t.shape)
+    for i in range(3):
+        for j in range(2):
+            patch = x_t[:, i : i + SIDE, j : j + SIDE]
+            mean = np.asarray(oracle(mixture)(jnp.asarray(patch.reshape(2, D)), jnp.asarray(sigma)))
+            total[:, i : i + SIDE, j : j + SIDE] += mean.reshape(patch.shape)
+            held[:, i : i + SIDE, j : j + SIDE] += 1
+    got = patch_denoiser(mixture, value_range=(-np.inf, np.inf))(jnp.asarray(x_t), jnp.asarray(sigma))
+    np.testing.assert_allclose(got, total / held, atol=1e-4)
+
+
+def test_no_mean_leaves_the_range_of_clean_images(mixture):
+    got = patch_denoiser(mixture, value_range=(-0.1, 0.2))(jnp.linspace(-2, 2, 64).reshape(2, 4, 4, CHANNELS), 0.1)
+    assert (got.min(), got.max()) == (np.float32(-0.1), np.float32(0.2))
+
+
+SIGMA_TN, TEXTURE = 0.4, 0.3
+
+
+def flat_and_textured(rng, count=4000, size=8):
+    """Half of the images are −1 everywhere, the others N(0.3, TEXTURE²) in each pixel."""
+    textured = 0.3 + TEXTURE * rng.standard_normal((count, size, size, 1))
+    return np.where(np.arange(count)[:, None, None, None] % 2, textured, -1.0).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    rng = np.random.default_rng(0)
+    x_0 = flat_and_textured(rng)
+    x_tn = (x_0 + SIGMA_TN * rng.standard_normal(x_0.shape)).astype(np.float32)
+    return fit_patch_mixture(x_tn, sigma_tn=SIGMA_TN, components=8, side=2)
+
+
+def test_noisy_patches_tell_the_moments_of_clean_ones(fitted):
+    mean = np.einsum("k,kd->d", fitted.weights, fitted.means)
+    np.testing.assert_allclose(mean, -0.35, atol=0.01)  # ½(−1 + .3)
+    second = np.einsum("k,kd->", fitted.weights, fitted.means**2 + fitted.variances) / 4
+    np.testing.assert_allclose(second, (1 + 0.3**2 + TEXTURE**2) / 2, rtol=0.02)
+
+
+def test_it_denoises_far_below_the_noise_it_has_seen(fitted, rng):
+    x_0, sigma = flat_and_textured(rng, count=400), SIGMA_TN / 8
+    x_t = x_0 + sigma * rng.standard_normal(x_0.shape).astype(np.float32)
+    error = np.square(np.asarray(patch_denoiser(fitted)(jnp.asarray(x_t), sigma)) - x_0).mean(axis=(1, 2, 3)) / sigma**2
+    assert error[::2].mean() < 0.2  # nothing but noise was there
+    assert error[1::2].mean() < 1.03 * TEXTURE**2 / (TEXTURE**2 + sigma**2)
+
+
+def test_the_mixture_of_a_seed_is_always_the_same(rng):
+    x_tn = rng.standard_normal((20, 6, 6, 1)).astype(np.float32)
+    first, second = (fit_patch_mixture(x_tn, sigma_tn=0.3, components=8, side=2, seed=1) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+@pytest.mark.parametrize("sigma_tn", [0.0, 0.5])
+def test_images_without_detail_leave_a_mixture_that_is_finite(sigma_tn):
+    mixture = fit_patch_mixture(np.full((40, 6, 6, 1), 0.5, np.float32), sigma_tn=sigma_tn, components=8, side=3)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(mixture))
+    got = patch_denoiser(mixture)(jnp.full((1, 6, 6, 1), 0.45), 0.1)
+    np.testing.assert_allclose(got, 0.5, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [((50, 3, 9, 1), "3×9 hold no patch of 4×4"), ((2, 6, 6, 1), "18 patches are too few")]
+)
+def test_fitting_refuses(shape, message):
+    with pytest.raises(ValueError, match=message):
+        fit_patch_mixture(np.zeros(shape, np.float32), sigma_tn=0.1, components=8)

@@ -23,11 +23,13 @@ from tweedie_diffusion.diffusion.tweedie import (
 )
 from tweedie_diffusion.diffusion.types import DenoiseFn, ReverseStep
 from tweedie_diffusion.models.noise_units import noise_units
+from tweedie_diffusion.models.patch_mixture import PatchMixture, fit_patch_mixture, patch_denoiser
 from tweedie_diffusion.models.preconditioning import precondition
 
 __version__ = "0.1.0"
 __all__ = [
     "DenoiseFn",
+    "PatchMixture",
     "ReverseStep",
     "add_noise",
     "ambient_loss",
@@ -40,6 +42,7 @@ __all__ = [
     "denoising_loss",
     "edm_weight",
     "euler_step",
+    "fit_patch_mixture",
     "gaussian_denoiser",
     "heun_step",
     "karras_sigmas",
@@ -48,6 +51,7 @@ __all__ = [
     "midpoint_step",
     "mixture_denoiser",
     "noise_units",
+    "patch_denoiser",
     "posterior_covariance_product",
     "precondition",
     "reverse_process",

@@ -159,6 +159,12 @@ def test_bias_pushed_into_the_exact_denoiser_of_two_modes(monkeypatch, step, sig
     assert abs(bias_pushed_into_the_exact_denoiser(monkeypatch, step, 0.9, sigma_next) - bias) < 0.01 * bias
 
 
+@pytest.mark.parametrize(("step", "order"), [(ancestral_step, 2), (midpoint_step, 3), (corrected_step, 3)])
+def test_the_residual_at_the_exact_denoiser_falls_at_the_order_of_the_kernel(monkeypatch, step, order):
+    long, short = (bias_pushed_into_the_exact_denoiser(monkeypatch, step, 0.9, 0.9 * np.exp(-h)) for h in (0.06, 0.03))
+    assert abs(np.log2(long / short) - order) < 0.25
+
+
 @pytest.mark.parametrize("step", [euler_step, heun_step, ancestral_step])
 def test_a_step_to_zero_returns_the_denoiser(x, step):
     np.testing.assert_allclose(step(jax.random.key(0), DENOISE, x, 0.7, 0.0), DENOISE(x, 0.7), rtol=1e-6)

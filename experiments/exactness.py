@@ -126,9 +126,14 @@ def earlier_rows(study: Study, path: Path) -> list[dict]:
 
 
 def seconds_of(workdir: Path) -> dict:
-    """Wall time of training from its log, compilation included, and its steps."""
+    """Wall time of training from its log, compilation included, and its steps.
+
+    Fitting the patch mixture counts: it lies between the config of a workdir and the mixture.
+    """
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last, seconds = 0, 0.0
+    if (workdir / "patch_mixture.npz").is_file():
+        seconds += (workdir / "patch_mixture.npz").stat().st_mtime - (workdir / "config.json").stat().st_mtime
     for line in lines:
         if "steps_per_second" in line and line["step"] > last:
             seconds += (line["step"] - last) / line["steps_per_second"]

@@ -8,12 +8,14 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
 from tweedie_diffusion import program
 from tweedie_diffusion.data.scaling import Scaling
+from tweedie_diffusion.models.patch_mixture import fit_patch_mixture
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.objective import make_objective
@@ -30,10 +32,12 @@ def main(arguments):
     sigma_tn = config.data.sigma_tn
     facts = DataFacts(shape, 0.5, sigma_tn, sigma_tn, 0, Scaling(-1, 1, "float32"), 1, 1)
     network, mesh, optimizer = build_network(config.model, facts), make_mesh(), make_optimizer(config.training)
-    make_denoise = denoiser_maker(network, config.model, facts)
     params = init_params(jax.random.key(0), network, config.model, facts)
     batch_size = config.training.batch_size
     x_tn = jax.random.normal(jax.random.key(1), (batch_size, *shape))
+    components, side = config.model.patch_components, config.model.patch_side
+    fit = lambda: fit_patch_mixture(np.asarray(x_tn), sigma_tn=sigma_tn, components=components, side=side)
+    make_denoise = denoiser_maker(network, config.model, facts, fit() if components else None)
     batch = {"x_tn": x_tn, "sigma_tn": jnp.full(batch_size, sigma_tn), "label": jnp.zeros(batch_size, int)}
     batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
     print(f"{jax.devices()[0].device_kind} × {mesh.size}, batch {batch_size} of {shape}")

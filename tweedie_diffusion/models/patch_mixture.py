@@ -21,7 +21,7 @@ FLOOR = 2.5e-5  # of every variance: .005 of the range [-1, 1], less than a step
 MAX_PATCHES = 4_000_000
 FEW_PATCHES = 200_000  # for the first passes
 PASSES, LAST_PASSES = 15, 3  # of expectation-maximisation, over few patches and over all of them
-CHUNK = 8192  # patches in one call
+CHUNK = 8192  # patches in one call, about
 
 _highest = jax.default_matmul_precision("highest")  # an accelerator would round away what is left of a covariance
 
@@ -102,7 +102,7 @@ def fit_patch_mixture(
     rng = np.random.Generator(np.random.Philox(seed))
     images = x_tn[rng.permutation(count)]
     kept = min(positions, max(MAX_PATCHES // count, 1))
-    rows = int(np.clip(CHUNK // kept, 1, count))
+    rows = max(count // -(-count * kept // CHUNK), 1)  # images in a call, nearly all of them in equal parts
     chosen = rng.random((count, positions)).argpartition(kept - 1, axis=1)[:, :kept]
 
     @jax.jit

@@ -187,7 +187,8 @@ def run_study(study: Study) -> None:
         dataset = open_data(study_config(study, seed, sigma_tn).data)
         model = load_run(_workdir_of(folder, "default", sigma_tn, seed))
         write_predictions(folder / "predictions.npz", dataset, model, study.levels(sigma_tn), study.num_images)
-    command = "python -m experiments.exactness " + " ".join(a for a in sys.argv[1:] if "--data" not in a)
+    shown = [a for a in sys.argv[1:] if not a.startswith(("--data", "--docs", "--workdir"))]  # paths are this machine's
+    command = " ".join(["python -m experiments.exactness", *shown])
     about = {"command": command, **_provenance()}
     docs = Path(_DOCS.value)
     earlier = earlier_rows(study, docs / "results" / f"{_STUDY.value}.json")

@@ -59,7 +59,7 @@ def test_a_config_trains_two_steps_on_small_data(name, tmp_path, rng, monkeypatc
     monkeypatch.setattr("tweedie_diffusion.training.loop.write_results", lambda *_: None)
     config = get_config(name)
     if config.data.source.startswith("tfds:"):
-        images = rng.integers(0, 256, (24, *SHAPES[name])).astype(np.uint8)
+        images = rng.integers(0, 256, (240, *SHAPES[name])).astype(np.uint8)
         np.save(tmp_path / "images.npy", images)
         config.data.source = str(tmp_path / "images.npy")
         config.data.image_size = 8

@@ -72,6 +72,13 @@ def test_noisy_patches_tell_the_moments_of_clean_ones(fitted):
     np.testing.assert_allclose(second, (1 + TEXTURE**2) / 2, rtol=0.02)
 
 
+def test_components_find_what_the_patches_are(fitted):
+    flat = np.abs(fitted.means + 1).max(axis=1) < 0.2
+    np.testing.assert_allclose(fitted.weights[flat].sum(), 0.5, atol=0.03)
+    textured = np.einsum("k,kd->d", fitted.weights[~flat], fitted.means[~flat] ** 2 + fitted.variances[~flat]).mean()
+    np.testing.assert_allclose(textured / fitted.weights[~flat].sum(), TEXTURE**2, rtol=0.1)
+
+
 def test_it_denoises_far_below_the_noise_it_has_seen(fitted, rng):
     x_0, sigma = flat_and_textured(rng, count=400), SIGMA_TN / 8
     x_t = x_0 + sigma * rng.standard_normal(x_0.shape).astype(np.float32)
@@ -84,6 +91,7 @@ def test_the_mixture_of_a_seed_is_always_the_same(rng):
     x_tn = rng.standard_normal((20, 6, 6, 1)).astype(np.float32)
     first, second = (fit_patch_mixture(x_tn, sigma_tn=0.3, components=8, side=2, seed=1) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert (fit_patch_mixture(x_tn, sigma_tn=0.3, components=8, side=2, seed=2).means != first.means).any()
 
 
 @pytest.mark.parametrize("sigma_tn", [0.0, 0.5])
@@ -100,3 +108,13 @@ def test_images_without_detail_leave_a_mixture_that_is_finite(sigma_tn):
 def test_fitting_refuses(shape, message):
     with pytest.raises(ValueError, match=message):
         fit_patch_mixture(np.zeros(shape, np.float32), sigma_tn=0.1, components=8)
+
+
+def test_a_mixture_of_points_alone_is_refused():
+    with pytest.raises(ValueError, match="components must exceed 4"):
+        fit_patch_mixture(np.zeros((50, 8, 8, 1), np.float32), sigma_tn=0.1, components=4)
+
+
+def test_images_of_other_channels_are_refused(mixture):
+    with pytest.raises(ValueError, match="8 values are not of images of 3 channels"):
+        patch_denoiser(mixture)(jnp.zeros((1, 4, 4, 3)), 0.1)

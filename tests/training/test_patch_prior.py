@@ -65,6 +65,19 @@ def test_a_mixture_that_the_images_cannot_fill_is_refused(config, tmp_path, key,
     assert not (tmp_path / "run").exists()
 
 
+def test_what_an_attempt_without_a_checkpoint_left_is_not_used(config, tmp_path):
+    (tmp_path / "patch_mixture.npz").write_bytes(b"of other images")
+    assert train(config, tmp_path) is True
+
+
+def test_a_run_that_lost_its_mixture_is_not_given_another(config, tmp_path):
+    train(config, tmp_path)
+    (tmp_path / "patch_mixture.npz").unlink()
+    (tmp_path / "denoising_curve.json").unlink()
+    with pytest.raises(InputError, match=r"patch_mixture.npz cannot be read"):
+        train(config, tmp_path)
+
+
 def test_a_lost_mixture_is_named(config, tmp_path):
     train(config, tmp_path)
     (tmp_path / "patch_mixture.npz").write_bytes(b"")
@@ -72,7 +85,7 @@ def test_a_lost_mixture_is_named(config, tmp_path):
         load_run(tmp_path)
 
 
-@pytest.mark.parametrize(("clean_fraction", "level", "used"), [(0.0, 0.5, 1497), (0.1, 0.5, 1497), (0.8, 0.0, 1198)])
+@pytest.mark.parametrize(("clean_fraction", "level", "used"), [(0.0, 0.5, 1497), (0.4, 0.5, 1497), (0.8, 0.0, 1198)])
 def test_images_of_less_noise_are_brought_to_the_level_of_the_others(config, monkeypatch, clean_fraction, level, used):
     seen = {}
     monkeypatch.setattr(patch_prior, "fit_patch_mixture", lambda x_tn, **options: seen.update(options, x_tn=x_tn))

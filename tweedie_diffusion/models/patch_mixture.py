@@ -1,4 +1,4 @@
-"""A Gaussian mixture of small patches, fitted to noisy images, and its exact denoiser at every level.
+"""A Gaussian mixture of small patches, fitted to noisy images, and the denoiser it makes at every level.
 
 Below the noise of the data a network has no example of what fine detail looks like; of a patch it is a matter of a few
 covariances, and these the noise hides from no one: each noisy patch has the covariance of a clean one plus σ_tn²I.
@@ -54,14 +54,18 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
         value_range: that of clean images, which holds every mean of them too.
 
     Returns:
-        denoise(x_t [B, H, W, C], sigma float or [B]) -> x0_hat [B, H, W, C], H and W at least the side of a patch.
+        denoise(x_t [B, H, W, C], sigma float or [B]) -> x0_hat [B, H, W, C], H and W at least the side of a patch. It
+        raises ValueError for images of another number of channels.
     """
 
     prepared = _prepare(mixture)
 
     @_highest
     def denoise(x_t, sigma):
-        side = math.isqrt(mixture.means.shape[1] // x_t.shape[-1])
+        dim, channels = mixture.means.shape[1], x_t.shape[-1]
+        side = math.isqrt(dim // channels)
+        if side * side * channels != dim:
+            raise ValueError(f"the patches of {dim} values are not of images of {channels} channels")
         coefficients = jax.vmap(lambda variance: _coefficients(prepared, variance))
         logits, gains, offsets = coefficients(jnp.square(as_rows(sigma, x_t)))
         patches = _patches(x_t, side)
@@ -77,11 +81,11 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
 def fit_patch_mixture(
     x_tn: np.ndarray, *, sigma_tn: float, components: int = 64, side: int = 4, seed: int = 0
 ) -> PatchMixture:
-    """Maximum likelihood from noisy images by expectation-maximisation; at most 4 million of their patches.
+    """Expectation-maximisation from noisy images, by the likelihood of at most 4 million of their noisy patches.
 
     A noisy patch of component k is N(m_k, S_k + σ_tn²I), whose covariance is estimated and the noise's taken away. What
     is left of an eigenvalue within the spread of noise, σ_tn²(2γ + γ²) with γ² = D/n_k (Marchenko and Pastur), is
-    replaced by the mean of all such of the component.
+    replaced by the mean of all such of the component; D patches without detail are added to each.
 
     Args:
         x_tn: [N, H, W, C] at level sigma_tn, in [-1, 1] units.
@@ -91,17 +95,19 @@ def fit_patch_mixture(
         seed: of the images and patches chosen, and of the first components among them.
 
     Raises:
-        ValueError: if the images are smaller than a patch, or hold fewer patches than components.
+        ValueError: if the images are smaller than a patch, hold too few of them, or components <= 4.
     """
     count, height, width, channels = x_tn.shape
     if min(height, width) < side:
         raise ValueError(f"images of {height}×{width} hold no patch of {side}×{side}")
+    if components <= POINTS:
+        raise ValueError(f"components must exceed {POINTS}, the number of points (got {components})")
     dim, positions = side * side * channels, (height - side + 1) * (width - side + 1)
     if count * positions < 10 * components:
         raise ValueError(f"{count * positions} patches are too few for a mixture of {components}")
     rng = np.random.Generator(np.random.Philox(seed))
     images = x_tn[rng.permutation(count)]
-    kept = min(positions, max(MAX_PATCHES // count, 1))
+    kept = min(positions, max(MAX_PATCHES // count, 1), 8 * CHUNK)
     rows = max(count // -(-count * kept // CHUNK), 1)  # images in a call, nearly all of them in equal parts
     chosen = rng.random((count, positions)).argpartition(kept - 1, axis=1)[:, :kept]
 
@@ -130,9 +136,9 @@ def fit_patch_mixture(
 
 def _first_mixture(images, chosen, side, components, noise_variance) -> PatchMixture:
     """Components of equal weight about patches taken at random, shrunk as one Gaussian for all would have it."""
-    patches = np.asarray(_patches(jnp.asarray(images), side), np.float64)
+    patches = np.asarray(_patches(jnp.asarray(images), side))
     flat = np.take_along_axis(patches.reshape(len(images), -1, patches.shape[-1]), chosen[..., None], axis=1)
-    flat = flat.reshape(-1, patches.shape[-1])
+    flat = flat.reshape(-1, patches.shape[-1]).astype(np.float64)
     mean, covariance = flat.mean(axis=0), np.cov(flat.T)
     variance, axes = np.linalg.eigh(covariance)
     variance = np.maximum(variance - noise_variance, 1e-3)
@@ -171,6 +177,7 @@ def _mixture(weights, means, axes, variances) -> PatchMixture:
     return PatchMixture(*(jnp.asarray(a, jnp.float32) for a in (np.maximum(weights, 1e-8), means, axes, variances)))
 
 
+@_highest
 def _prepare(mixture: PatchMixture):
     """All of `_coefficients` that does not depend on the level, and that XLA would take minutes to fold."""
     first, second = np.triu_indices(mixture.means.shape[1])

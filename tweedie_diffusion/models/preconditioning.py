@@ -52,7 +52,8 @@ def precondition(
         features: (x_t, sigma [B]) -> [B, ..., K], what the network sees beside c_in·x_t, as further channels: see
             `noise_units`. It still returns as many channels as x_t has.
         prior: a denoiser that the network corrects, in place of c_skip·x: see `patch_denoiser`. The network sees
-            (x_t − prior)/σ too, bounded, as the last of its channels.
+            (x_t − prior)/σ too, bounded, as the last of its channels; sigma must be > 0. Its target then has the
+            variance of the prior's error over c_out².
 
     Returns:
         A denoiser (x_t [B, ...], sigma float or [B]) -> x0_hat [B, ...].

@@ -140,7 +140,7 @@ def _params_of(config, fresh):
     except FileNotFoundError as error:
         raise InputError(f"init_from: {error}") from error
     params = run.params
-    prior = lambda model: (model.patch_components, model.patch_side)
+    prior = lambda model: model.patch_components and (model.patch_components, model.patch_side)
     expected = jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(fresh))
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), params)
     if shapes != expected or prior(run.config.model) != prior(config.model):

@@ -17,9 +17,10 @@ from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.models.patch_mixture import PatchMixture, fit_patch_mixture
 from tweedie_diffusion.training.config import Config
 from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.workdir import has_checkpoints
 
 MAX_BYTES = 2**28  # of the images that it is fitted to
-PATCHES_EACH = 100  # component, at least
+PATCHES_EACH = 100  # component, at least, in all training images
 
 
 def check_patches(model: Config, facts: DataFacts) -> None:
@@ -34,8 +35,8 @@ def check_patches(model: Config, facts: DataFacts) -> None:
 
 
 def open_mixture(workdir: Path, config: Config, noisy: NoisyImages) -> PatchMixture:
-    """The mixture of the run: the saved one, that of the run it starts from, or one fitted now and saved."""
-    if (workdir / "patch_mixture.npz").is_file():
+    """The mixture of the run: with a checkpoint the saved one, else that of init_from, or one fitted now."""
+    if has_checkpoints(workdir):
         return read_mixture(workdir)
     if config.init_from:
         mixture = read_mixture(Path(config.init_from).expanduser())
@@ -63,7 +64,7 @@ def read_mixture(workdir: Path) -> PatchMixture:
 
 
 def mixture_of(noisy: NoisyImages, model: Config, seed: int) -> PatchMixture:
-    """The mixture of config.model, from the half of the images with less noise, all brought to the same level."""
+    """The mixture of config.model, from the images with at most the median noise, all brought to the same level."""
     levels = noisy.sigma_tn
     usable = np.flatnonzero(levels <= np.quantile(levels, 0.5, method="higher"))
     most = max(MAX_BYTES // noisy[0]["x_tn"].nbytes, 1)

@@ -57,7 +57,6 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
         denoise(x_t [B, H, W, C], sigma float or [B]) -> x0_hat [B, H, W, C], H and W at least the side of a patch. It
         raises ValueError for images of another number of channels.
     """
-
     prepared = _prepare(mixture)
 
     @_highest

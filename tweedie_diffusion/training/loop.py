@@ -139,15 +139,13 @@ def _params_of(config, fresh):
         run = load_run(config.init_from)
     except FileNotFoundError as error:
         raise InputError(f"init_from: {error}") from error
-    params = run.params
     prior = lambda model: model.patch_components and (model.patch_components, model.patch_side)
-    expected = jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(fresh))
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), params)
-    if shapes != expected or prior(run.config.model) != prior(config.model):
+    shapes = lambda params: jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    if shapes(run.params) != shapes(jax.eval_shape(fresh)) or prior(run.config.model) != prior(config.model):
         raise InputError(
             f"the network of {config.init_from} has another shape: use its config.model and kind of images"
         )
-    return lambda: jax.tree.map(np.asarray, params)
+    return lambda: jax.tree.map(np.asarray, run.params)
 
 
 def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimizer, mesh) -> TrainState:

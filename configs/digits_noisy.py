@@ -20,6 +20,7 @@ def get_config(variant: str = ""):
     config.model.blocks_per_resolution = 1
     config.model.attention_resolutions = ()
     config.model.noise_units = True
+    config.model.patch_components = 16
 
     config.training.steps = 900
     config.training.batch_size = 64
@@ -29,7 +30,7 @@ def get_config(variant: str = ""):
 
     config.ambient.weight_cap = 64.0
     config.ambient.near_fraction = 0.5
-    config.consistency.start = 200
+    config.consistency.start = 450
     config.consistency.sigma_min = 0.1
 
     if variant == "quick":

@@ -1,7 +1,11 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
+from scipy.stats import norm
 
 from tweedie_diffusion.diffusion.oracles import mixture_denoiser
 from tweedie_diffusion.models.patch_mixture import PatchMixture, fit_patch_mixture, patch_denoiser
@@ -14,7 +18,7 @@ D = SIDE * SIDE * CHANNELS
 def mixture(rng):
     axes = np.stack([np.linalg.qr(rng.standard_normal((D, D)))[0] for _ in range(K)])
     means, variances = 0.3 * rng.standard_normal((K, D)), rng.uniform(1e-3, 0.2, (K, D))
-    return PatchMixture(*(jnp.asarray(a, jnp.float32) for a in ([0.2, 0.3, 0.5], means, axes, variances)))
+    return PatchMixture(*(jnp.asarray(a, jnp.float32) for a in ([0.2, 0.3, 0.5], means, axes, variances, [0, 0])))
 
 
 def oracle(mixture):
@@ -44,8 +48,36 @@ def test_a_pixel_is_the_mean_over_the_patches_that_hold_it(rng, mixture):
 
 
 def test_no_mean_leaves_the_range_of_clean_images(mixture):
-    got = patch_denoiser(mixture, value_range=(-0.1, 0.2))(jnp.linspace(-2, 2, 64).reshape(2, 4, 4, CHANNELS), 0.1)
-    assert (got.min(), got.max()) == (np.float32(-0.1), np.float32(0.2))
+    x_t = jnp.linspace(-2, 2, 64).reshape(2, 4, 4, CHANNELS)
+    for ends in ([0.0, 0.0], [0.5, 2.0]):
+        denoise = patch_denoiser(dataclasses.replace(mixture, ends=jnp.array(ends)), value_range=(-0.1, 0.2))
+        for sigma in (1e-3, 0.1, 80.0):
+            got = denoise(x_t, sigma)
+            assert np.isfinite(got).all()
+            assert got.min() >= np.float32(-0.1)
+            assert got.max() <= np.float32(0.2)
+
+
+def mean_of_a_held_pixel(x_t, sigma, mean, deviation, ends):
+    """By quadrature: N(mean, deviation²) inside [-1, 1], and its mass beyond an end at it, times ends/deviation."""
+    seen = lambda x_0: norm.pdf(x_t, x_0, sigma)
+    beyond = np.array([norm.cdf(-1, mean, deviation), norm.sf(1, mean, deviation)]) * ends / deviation
+    at_ends = beyond * seen(np.array([-1, 1]))
+    inside = lambda power: scipy.integrate.quad(
+        lambda x_0: x_0**power * norm.pdf(x_0, mean, deviation) * seen(x_0), -1, 1, points=[x_t], limit=200
+    )[0]
+    return (inside(1) + at_ends[1] - at_ends[0]) / (inside(0) + at_ends.sum())
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.0), (0.7, 0.0), (0.3, 1.5)])
+@pytest.mark.parametrize("sigma", [0.05, 0.3, 2.0])
+def test_of_one_pixel_the_mass_beyond_the_range_sits_at_its_ends(ends, sigma):
+    mean, deviation = -0.6, 0.5
+    arrays = [1.0], [[mean]], [[[1.0]]], [[deviation**2]], ends
+    denoise = patch_denoiser(PatchMixture(*(jnp.asarray(a, jnp.float32) for a in arrays)))
+    x_t = np.array([-1.1, -0.97, -0.6, 0.1, 0.99])
+    expected = [mean_of_a_held_pixel(x, sigma, mean, deviation, ends) for x in x_t]
+    np.testing.assert_allclose(denoise(jnp.asarray(x_t).reshape(5, 1, 1, 1), sigma).ravel(), expected, atol=2e-4)
 
 
 SIGMA_TN, TEXTURE = 0.4, 0.25
@@ -85,6 +117,21 @@ def test_it_denoises_far_below_the_noise_it_has_seen(fitted, rng):
     error = np.square(np.asarray(patch_denoiser(fitted)(jnp.asarray(x_t), sigma)) - x_0).mean(axis=(1, 2, 3)) / sigma**2
     assert error[::2].mean() < 0.2  # nothing but noise was there
     assert error[1::2].mean() < 1.08 * TEXTURE**2 / (TEXTURE**2 + sigma**2)
+
+
+def test_the_ends_hold_as_many_pixels_as_the_noisy_images_tell(rng):
+    """Every fourth image is flat; in the others a pixel is at −1 where N(−.8, .4²) lies beyond it, so ρ is near s."""
+    drawn = np.maximum(-0.8 + 0.4 * rng.standard_normal((4000, 6, 6, 1)), -1)
+    x_0 = np.where(np.arange(4000)[:, None, None, None] % 4, drawn, -1.0).astype(np.float32)
+    x_tn = x_0 + np.float32(0.3) * rng.standard_normal(x_0.shape).astype(np.float32)
+    fitted = fit_patch_mixture(x_tn, sigma_tn=0.3, components=8, side=2)
+    assert fitted.ends[0] > 0.1
+    assert fitted.ends[1] == 0  # no pixel is near it
+    without = dataclasses.replace(fitted, ends=jnp.zeros(2))
+    x_t = x_0 + 0.04 * rng.standard_normal(x_0.shape).astype(np.float32)
+    at_end = (x_0 == -1) & (np.arange(4000)[:, None, None, None] % 4 > 0)
+    error = lambda m: np.square(np.asarray(patch_denoiser(m)(jnp.asarray(x_t), 0.04)) - x_0)[at_end].mean()
+    assert error(fitted) < 0.5 * error(without)
 
 
 def test_the_mixture_of_a_seed_is_always_the_same(rng):

@@ -12,8 +12,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import logsumexp
+from jax.scipy.stats import norm
 
-from tweedie_diffusion.diffusion.rows import as_rows
+from tweedie_diffusion.diffusion.rows import as_rows, expand
 from tweedie_diffusion.diffusion.types import DenoiseFn
 
 POINTS = 4  # components that are one patch, as a background is: no variance
@@ -21,6 +23,9 @@ FLOOR = 2.5e-5  # of every variance: .005 of the range [-1, 1], less than a step
 MAX_PATCHES = 4_000_000
 FEW_PATCHES = 200_000  # for the first passes
 PASSES, LAST_PASSES = 15, 3  # of expectation-maximisation, over few patches and over all of them
+END_PASSES, END_LEVEL = 100, 0.1  # for what sits at the ends of the range; the least noise it is read through
+END_GAIN = 0.005  # of the log-likelihood of a pixel: less may be the tail of a Gaussian that is not quite one
+END_MOST = 4.0  # units, twice the range
 CHUNK = 8192  # patches in one call, about
 
 _highest = jax.default_matmul_precision("highest")  # an accelerator would round away what is left of a covariance
@@ -31,17 +36,21 @@ _highest = jax.default_matmul_precision("highest")  # an accelerator would round
 class PatchMixture:
     """Σ_k weights[k]·N(means[k], axes[k]·diag(variances[k])·axes[k]ᵀ) of clean patches [P, P, C], flattened.
 
+    What it has of a pixel beyond the ends of the range, sits at them: see `patch_denoiser`.
+
     Attributes:
         weights: [K].
         means: [K, D], D = P·P·C.
         axes: [K, D, D], orthonormal columns.
         variances: [K, D].
+        ends: [2], lengths ρ >= 0 in units of the images: how much sits at the lower and the upper end; 0 for nothing.
     """
 
     weights: jax.Array
     means: jax.Array
     axes: jax.Array
     variances: jax.Array
+    ends: jax.Array
 
 
 def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = (-1.0, 1.0)) -> DenoiseFn:
@@ -49,9 +58,13 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
 
     E[p_0 | p_t] = Σ_k r_k·(m_k + G_k(p_t − m_k)), G_k = S_k(S_k + σ²I)⁻¹, r_k ∝ w_k·N(p_t; m_k, S_k + σ²I).
 
+    The mean μ of a pixel and the part g of its own noise in it, averages over patches, are those of the Gaussian
+    N((μ − g·x_t)/(1 − g), s²), s² = σ²g/(1 − g), seen through the noise. The pixel is drawn from it inside the range;
+    its mass beyond an end sits at that end, times ρ/s. The returned value is the mean that these have given x_t.
+
     Args:
         mixture: of patches with as many channels as the images.
-        value_range: that of clean images, which holds every mean of them too.
+        value_range: that of clean images, which holds every mean of them too; ends may be infinite.
 
     Returns:
         denoise(x_t [B, H, W, C], sigma float or [B]) -> x0_hat [B, H, W, C], H and W at least the side of a patch. It
@@ -59,20 +72,11 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
     """
     prepared = _prepare(mixture)
 
-    @_highest
     def denoise(x_t, sigma):
-        dim, channels = mixture.means.shape[1], x_t.shape[-1]
-        side = math.isqrt(dim // channels)
-        if side * side * channels != dim:
-            raise ValueError(f"the patches of {dim} values are not of images of {channels} channels")
-        coefficients = jax.vmap(lambda variance: _coefficients(prepared, variance))
-        logits, gains, offsets = coefficients(jnp.square(as_rows(sigma, x_t)))
-        patches = _patches(x_t, side)
-        flat = patches.reshape(len(x_t), -1, patches.shape[-1])
-        share = jax.nn.softmax(jnp.einsum("bpf,bfk->bpk", _features(flat), logits), axis=-1)
-        gain = _symmetric(jnp.einsum("bpk,bks->bps", share, gains), flat.shape[-1])
-        mean = jnp.einsum("bpde,bpe->bpd", gain, flat) + jnp.einsum("bpk,bkd->bpd", share, offsets)
-        return jnp.clip(_average(mean.reshape(patches.shape), x_t.shape), *value_range)
+        mean, gain = _posterior(prepared, x_t, sigma)
+        noise_variance = expand(jnp.square(as_rows(sigma, x_t)), x_t)
+        places, _, posterior = _in_range(x_t, mean, gain, noise_variance, value_range)
+        return jnp.clip(jnp.sum(_shares(posterior, mixture.ends) * places, axis=-1), *value_range)
 
     return denoise
 
@@ -84,7 +88,9 @@ def fit_patch_mixture(
 
     A noisy patch of component k is N(m_k, S_k + σ_tn²I), whose covariance is estimated and the noise's taken away. What
     is left of an eigenvalue within the spread of noise, σ_tn²(2γ + γ²) with γ² = D/n_k (Marchenko and Pastur), is
-    replaced by the mean of all such of the component; D patches without detail are added to each.
+    replaced by the mean of all such of the component; D patches without detail are added to each. The lengths of
+    the ends of [-1, 1] are those of largest likelihood for single pixels of some images, at a level of .1 at least; 0
+    for an end that gains less than .005 a pixel, for the tail of a Gaussian may look like that.
 
     Args:
         x_tn: [N, H, W, C] at level sigma_tn, in [-1, 1] units.
@@ -130,7 +136,9 @@ def fit_patch_mixture(
     mixture = _first_mixture(images[:few], chosen[:few], side, components, sigma_tn**2)
     for num_images in [few] * PASSES + [count] * LAST_PASSES:
         mixture = one_pass(mixture, num_images)
-    return mixture
+    level = max(sigma_tn, END_LEVEL)
+    some = images[:few] + math.sqrt(level**2 - sigma_tn**2) * rng.standard_normal(images[:few].shape, np.float32)
+    return dataclasses.replace(mixture, ends=_fit_ends(mixture, some, level, rows))
 
 
 def _first_mixture(images, chosen, side, components, noise_variance) -> PatchMixture:
@@ -173,7 +181,92 @@ def _maximise(total: np.ndarray, dim: int, noise_variance: float) -> PatchMixtur
 def _mixture(weights, means, axes, variances) -> PatchMixture:
     variances = np.maximum(variances, FLOOR)
     variances[:POINTS] = FLOOR
-    return PatchMixture(*(jnp.asarray(a, jnp.float32) for a in (np.maximum(weights, 1e-8), means, axes, variances)))
+    arrays = np.maximum(weights, 1e-8), means, axes, variances, np.zeros(2)
+    return PatchMixture(*(jnp.asarray(a, jnp.float32) for a in arrays))
+
+
+def _fit_ends(mixture: PatchMixture, x_t: np.ndarray, sigma: float, rows: int) -> jax.Array:
+    """[2] ends of largest likelihood: as many pixels at each are expected with x_t as without it."""
+
+    @jax.jit
+    def masses(prepared, x_t):
+        mean, gain = _posterior(prepared, x_t, sigma)
+        _, prior, posterior = _in_range(x_t, mean, gain, jnp.float32(sigma**2), (-1.0, 1.0))
+        return prior.reshape(-1, 3), posterior.reshape(-1, 3)
+
+    @jax.jit
+    def fit(prior, posterior):
+        def one_pass(_, ends):
+            expected = lambda log_masses: _shares(log_masses, ends).sum(axis=0)[1:]
+            return jnp.minimum(ends * (expected(posterior) + 1e-6) / (expected(prior) + 1e-6), END_MOST)
+
+        def log_likelihood(ends):
+            total = lambda log_masses: logsumexp(log_masses, axis=-1, b=jnp.append(1.0, ends)[None])
+            return jnp.mean(total(posterior) - total(prior))
+
+        ends = jax.lax.fori_loop(0, END_PASSES, one_pass, jnp.ones(2))
+        gain = log_likelihood(ends) - jnp.stack([log_likelihood(ends.at[end].set(0)) for end in range(2)])
+        return jnp.where(gain > END_GAIN, ends, 0.0)
+
+    prepared = _prepare(mixture)
+    parts = [masses(prepared, x_t[first : first + rows]) for first in range(0, len(x_t) - rows + 1, rows)]
+    return fit(*(jnp.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _shares(log_masses, ends):
+    """[..., 3] parts of 1: the inside, the lower and the upper end, from their masses at ρ = 1."""
+    lengths = jnp.log(jnp.append(1.0, ends))
+    return jax.nn.softmax(log_masses + lengths.reshape((1,) * (log_masses.ndim - 1) + (3,)), axis=-1)
+
+
+def _in_range(x_t, mean, gain, noise_variance, value_range):
+    """What a pixel is if the mixture's Gaussian for it holds inside the range, and its mass beyond an end sits there.
+
+    Returns:
+        Of the inside and the two ends, [..., 3] each: the mean given x_t; the log of its mass, that of an end for
+        ρ = 1; the same given x_t.
+    """
+    gain = jnp.clip(gain, 1e-9, 1 - 1e-4)
+    variance, prior_variance = noise_variance * gain, noise_variance * gain / (1 - gain)
+    prior_mean = (mean - gain * x_t) / (1 - gain)
+    deviation, prior_deviation = jnp.sqrt(variance), jnp.sqrt(prior_variance)
+    standard = lambda m, s: [(end - m) / s for end in value_range]
+    (low, high), (prior_low, prior_high) = standard(mean, deviation), standard(prior_mean, prior_deviation)
+    inside = _normal_mass(low, high)
+    shift = deviation * (norm.pdf(low) - norm.pdf(high)) / inside
+    prior = [jnp.log(_normal_mass(prior_low, prior_high))]
+    posterior = [norm.logpdf(x_t, prior_mean, jnp.sqrt(prior_variance + noise_variance)) + jnp.log(inside)]
+    places = [jnp.clip(mean + shift, *value_range)]
+    for end, beyond in zip(value_range, (prior_low, -prior_high), strict=True):
+        mass = norm.logcdf(beyond) - jnp.log(prior_deviation)
+        prior.append(mass)
+        posterior.append(mass + norm.logpdf(x_t, end, jnp.sqrt(noise_variance)))
+        places.append(jnp.full_like(mean, end if math.isfinite(end) else 0.0))
+    return tuple(jnp.stack(part, axis=-1) for part in (places, prior, posterior))
+
+
+def _normal_mass(low, high):
+    """Φ(high) − Φ(low), from the side where neither is near 1."""
+    flip = low + high > 0
+    return jnp.maximum(norm.cdf(jnp.where(flip, -low, high)) - norm.cdf(jnp.where(flip, -high, low)), 1e-30)
+
+
+@_highest
+def _posterior(prepared, x_t, sigma):
+    """[B, H, W, C] averages over the patches that hold a pixel: its mean given a patch, its own noise's part in it."""
+    dim, channels = prepared[1].shape[1], x_t.shape[-1]
+    side = math.isqrt(dim // channels)
+    if side * side * channels != dim:
+        raise ValueError(f"the patches of {dim} values are not of images of {channels} channels")
+    coefficients = jax.vmap(lambda variance: _coefficients(prepared, variance))
+    logits, gains, offsets = coefficients(jnp.square(as_rows(sigma, x_t)))
+    patches = _patches(x_t, side)
+    flat = patches.reshape(len(x_t), -1, dim)
+    share = jax.nn.softmax(jnp.einsum("bpf,bfk->bpk", _features(flat), logits), axis=-1)
+    gain = _symmetric(jnp.einsum("bpk,bks->bps", share, gains), dim)
+    mean = jnp.einsum("bpde,bpe->bpd", gain, flat) + jnp.einsum("bpk,bkd->bpd", share, offsets)
+    own = jnp.diagonal(gain, axis1=-2, axis2=-1)
+    return tuple(_average(part.reshape(patches.shape), x_t.shape) for part in (mean, own))
 
 
 @_highest

@@ -77,13 +77,17 @@ def _mixture_2d(sigma_tn, path):
 
 
 def _mixture_of(source):
-    """Many dimensions: no draw of the posterior buffer explains another point, so the road is that of images."""
+    """Many dimensions: no draw of the posterior buffer explains another point, so the road is that of images.
+
+    That a mixture corrects well what is one, says little of other data.
+    """
 
     def config_of(sigma_tn, path):
         config = _mixture_2d(sigma_tn, path)
         config.data.source = source
         config.model.width = 256
         config.model.fourier_features = 0
+        config.model.patch_components = 16
         config.refresh.weight = 0.0
         config.consistency.weight = 4.0
         config.consistency.start = 1000

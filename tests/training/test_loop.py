@@ -131,9 +131,8 @@ def test_a_setting_that_an_older_run_did_not_have_is_not_slipped_in(config, tmp_
     ("part", "key", "value", "message"),
     [
         ("data", "flip", True, "data.flip mirrors images, and the data is vectors"),
-        ("model", "dropout", 0.1, "model.dropout, remat, noise_units and patch_components are of the unet"),
-        ("model", "noise_units", True, "model.dropout, remat, noise_units and patch_components are of the unet"),
-        ("model", "patch_components", 8, "model.dropout, remat, noise_units and patch_components are of the unet"),
+        ("model", "dropout", 0.1, "model.dropout, remat and noise_units are of the unet"),
+        ("model", "noise_units", True, "model.dropout, remat and noise_units are of the unet"),
         ("consistency", "sigma_min", 0.4, "consistency.sigma_min=0.4 must lie below the noise of the data, 0.3"),
         ("data", "sigma_tn", 0.0, "consistency works below the noise of the data, and no image is noisy"),
     ],

@@ -43,6 +43,19 @@ def test_the_mixture_is_fitted_once_and_serves_every_later_use_of_the_run(config
         assert all((a[name] == b[name]).all() for name in a)
 
 
+def test_a_perceptron_corrects_a_mixture_of_vectors(tmp_path):
+    config = default_config()
+    config.data.source, config.data.sigma_tn, config.data.num_examples = "mixture_2d", 0.3, 4000
+    config.model.network, config.model.width, config.model.patch_components = "mlp", 8, 16
+    config.training.steps, config.training.save_every, config.consistency.weight = 2, 2, 0.0
+    config.sampling.num_steps, config.evaluation.sigmas = 2, (0.1,)
+    train(config, tmp_path / "run")
+    x_t = np.array([[1.1, 0.2], [30.0, 0.0]], np.float32)  # what lies outside [-1, 1] stays there
+    near, far = np.asarray(load_run(tmp_path / "run").denoise(x_t, 0.1))
+    assert np.abs(near - [1, 0]).max() < 0.3
+    assert far[0] > 2
+
+
 def test_fine_tuning_with_another_mixture_is_refused(config, tmp_path):
     train(config, tmp_path / "first")
     config.init_from, config.model.patch_side = str(tmp_path / "first"), 3

@@ -20,6 +20,7 @@ class MLP(nn.Module):
         fourier_features: of the input beside x itself: cos(w·x) and sin(w·x) with that many fixed w, for data whose
             detail is finer than a perceptron learns in few steps (Tancik et al. 2020). 0 for none.
         fourier_scale: each entry of w is N(0, fourier_scale²).
+        out_features: 0 for as many as x has.
     """
 
     width: int = 128
@@ -28,6 +29,7 @@ class MLP(nn.Module):
     dtype: jnp.dtype = jnp.float32
     fourier_features: int = 0
     fourier_scale: float = 1.0
+    out_features: int = 0
 
     @nn.compact
     def __call__(self, x, c_noise, labels=None, *, train: bool = False) -> jax.Array:
@@ -45,5 +47,7 @@ class MLP(nn.Module):
             shift = nn.Dense(self.width, dtype=self.dtype)(embedded)
             normal = nn.LayerNorm(dtype=self.dtype)(h) * (1 + scale)
             h = h + nn.Dense(self.width, dtype=self.dtype)(nn.silu(normal + shift))
-        out = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros)(nn.silu(h))
+        out = nn.Dense(self.out_features or x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros)(
+            nn.silu(h)
+        )
         return out.astype(x.dtype)

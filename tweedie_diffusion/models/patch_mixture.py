@@ -63,16 +63,18 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
     its mass beyond an end sits at that end, times ρ/s. The returned value is the mean that these have given x_t.
 
     Args:
-        mixture: of patches with as many channels as the images.
+        mixture: of patches with as many channels as the images, or of vectors.
         value_range: that of clean images, which holds every mean of them too; ends may be infinite.
 
     Returns:
-        denoise(x_t [B, H, W, C], sigma float or [B]) -> x0_hat [B, H, W, C], H and W at least the side of a patch. It
-        raises ValueError for images of another number of channels.
+        denoise(x_t [B, H, W, C], sigma float or [B]) -> x0_hat [B, H, W, C], H and W at least the side of a patch; or
+        [B, D] -> [B, D]. It raises ValueError for images of another number of channels.
     """
     prepared = _prepare(mixture)
 
     def denoise(x_t, sigma):
+        if x_t.ndim == 2:  # a vector is one patch
+            return denoise(x_t[:, None, None], sigma)[:, 0, 0]
         mean, gain = _posterior(prepared, x_t, sigma)
         noise_variance = expand(jnp.square(as_rows(sigma, x_t)), x_t)
         places, _, posterior = _in_range(x_t, mean, gain, noise_variance, value_range)
@@ -93,7 +95,7 @@ def fit_patch_mixture(
     for an end that gains less than .005 a pixel, for the tail of a Gaussian may look like that.
 
     Args:
-        x_tn: [N, H, W, C] at level sigma_tn, in [-1, 1] units.
+        x_tn: [N, H, W, C] at level sigma_tn, in [-1, 1] units; or [N, D], vectors, which have no points and no ends.
         sigma_tn: >= 0.
         components: K; four of them are points, of no variance.
         side: P of the patches [P, P, C].
@@ -102,11 +104,14 @@ def fit_patch_mixture(
     Raises:
         ValueError: if the images are smaller than a patch, hold too few of them, or components <= 4.
     """
+    points = POINTS if x_tn.ndim == 4 else 0
+    if x_tn.ndim == 2:
+        x_tn, side = x_tn[:, None, None], 1
     count, height, width, channels = x_tn.shape
     if min(height, width) < side:
         raise ValueError(f"images of {height}×{width} hold no patch of {side}×{side}")
-    if components <= POINTS:
-        raise ValueError(f"components must exceed {POINTS}, the number of points (got {components})")
+    if components <= points:
+        raise ValueError(f"components must exceed {points}, the number of points (got {components})")
     dim, positions = side * side * channels, (height - side + 1) * (width - side + 1)
     if count * positions < 10 * components:
         raise ValueError(f"{count * positions} patches are too few for a mixture of {components}")
@@ -130,18 +135,20 @@ def fit_patch_mixture(
         for first in range(0, num_images - rows + 1, rows):  # what does not fill a call is left out
             part = slice(first, first + rows)
             total += np.asarray(statistics(mixture, images[part], chosen[part]), np.float64)
-        return _maximise(total, dim, sigma_tn**2)
+        return _maximise(total, dim, sigma_tn**2, points)
 
     few = int(np.clip(FEW_PATCHES // kept, rows, count))
-    mixture = _first_mixture(images[:few], chosen[:few], side, components, sigma_tn**2)
+    mixture = _first_mixture(images[:few], chosen[:few], side, components, points, sigma_tn**2)
     for num_images in [few] * PASSES + [count] * LAST_PASSES:
         mixture = one_pass(mixture, num_images)
+    if not points:
+        return mixture
     level = max(sigma_tn, END_LEVEL)
     some = images[:few] + math.sqrt(level**2 - sigma_tn**2) * rng.standard_normal(images[:few].shape, np.float32)
     return dataclasses.replace(mixture, ends=_fit_ends(mixture, some, level, rows))
 
 
-def _first_mixture(images, chosen, side, components, noise_variance) -> PatchMixture:
+def _first_mixture(images, chosen, side, components, points, noise_variance) -> PatchMixture:
     """Components of equal weight about patches taken at random, shrunk as one Gaussian for all would have it."""
     patches = np.asarray(_patches(jnp.asarray(images), side))
     flat = np.take_along_axis(patches.reshape(len(images), -1, patches.shape[-1]), chosen[..., None], axis=1)
@@ -150,17 +157,18 @@ def _first_mixture(images, chosen, side, components, noise_variance) -> PatchMix
     variance, axes = np.linalg.eigh(covariance)
     variance = np.maximum(variance - noise_variance, 1e-3)
     some = flat[np.linspace(0, len(flat) - 1, components).astype(int)]
-    some[:POINTS] = np.quantile(flat.mean(axis=1), np.linspace(0.05, 0.95, POINTS))[:, None]
+    some[:points] = np.quantile(flat.mean(axis=1), np.linspace(0.05, 0.95, points))[:, None]
     means = mean + (some - mean) @ (axes * (variance / (variance + noise_variance))) @ axes.T
     return _mixture(
         np.full(components, 1 / components),
         means,
         np.broadcast_to(axes, (components, *axes.shape)),
         np.broadcast_to(variance / 4 + 1e-3, means.shape),
+        points,
     )
 
 
-def _maximise(total: np.ndarray, dim: int, noise_variance: float) -> PatchMixture:
+def _maximise(total: np.ndarray, dim: int, noise_variance: float, points: int) -> PatchMixture:
     """The mixture of largest likelihood for the shares that gave the sums `total` [K, F]."""
     count = total[:, 0] + 1e-6
     mean = total[:, 1 : 1 + dim] / count[:, None]
@@ -175,12 +183,12 @@ def _maximise(total: np.ndarray, dim: int, noise_variance: float) -> PatchMixtur
     small = values < noise_variance * (2 * spread + spread**2)
     level = np.where(small, values, 0.0).sum(axis=1) / np.maximum(small.sum(axis=1), 1)
     values = np.where(small, level[:, None], values)
-    return _mixture(count / count.sum(), mean, axes, values)
+    return _mixture(count / count.sum(), mean, axes, values, points)
 
 
-def _mixture(weights, means, axes, variances) -> PatchMixture:
+def _mixture(weights, means, axes, variances, points) -> PatchMixture:
     variances = np.maximum(variances, FLOOR)
-    variances[:POINTS] = FLOOR
+    variances[:points] = FLOOR
     arrays = np.maximum(weights, 1e-8), means, axes, variances, np.zeros(2)
     return PatchMixture(*(jnp.asarray(a, jnp.float32) for a in arrays))
 
@@ -248,7 +256,8 @@ def _in_range(x_t, mean, gain, noise_variance, value_range):
 def _normal_mass(low, high):
     """Φ(high) − Φ(low), from the side where neither is near 1."""
     flip = low + high > 0
-    return jnp.maximum(norm.cdf(jnp.where(flip, -low, high)) - norm.cdf(jnp.where(flip, -high, low)), 1e-30)
+    mass = norm.cdf(jnp.where(flip, -low, high)) - norm.cdf(jnp.where(flip, -high, low))
+    return jnp.maximum(mass, 1e-18)  # whose square is still a number
 
 
 @_highest

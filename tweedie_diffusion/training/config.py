@@ -57,7 +57,7 @@ def _model():
     c.attention_resolutions = (16,)
     c.dropout = 0.0
     c.noise_units = False  # of the unet: it sees detail, and the ends of the range, in units of the noise
-    c.patch_components = 0  # of the unet: a mixture of so many patches that the network corrects; 0 for none
+    c.patch_components = 0  # a mixture of so many, of patches or of vectors, that the network corrects; 0 for none
     c.patch_side = 4  # pixels
     c.width = 128  # of the mlp
     c.depth = 3  # of the mlp

@@ -1,5 +1,6 @@
 """From settings to a network, and from a network and its weights to a denoiser."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,11 +36,17 @@ def build_network(model: Config, facts: DataFacts) -> nn.Module:
             raise InputError(
                 f"the mlp takes vectors, and the data has shape {list(facts.shape)}: set model.network=unet"
             )
-        if model.dropout or model.remat or model.noise_units or model.patch_components:
-            raise InputError(
-                "model.dropout, remat, noise_units and patch_components are of the unet: leave them out for the mlp"
-            )
-        return MLP(model.width, model.depth, num_classes, dtype, model.fourier_features, model.fourier_scale)
+        if model.dropout or model.remat or model.noise_units:
+            raise InputError("model.dropout, remat and noise_units are of the unet: leave them out for the mlp")
+        return MLP(
+            width=model.width,
+            depth=model.depth,
+            num_classes=num_classes,
+            dtype=dtype,
+            fourier_features=model.fourier_features,
+            fourier_scale=model.fourier_scale,
+            out_features=facts.shape[0],
+        )
     try:
         check_image_shape(facts.shape, len(model.channel_multipliers))
     except ValueError as error:
@@ -89,7 +96,8 @@ def denoiser_maker(
         "none": blind_c_noise,
     }[model.embedding]
     features = noise_units.noise_units if model.noise_units else None
-    prior = patch_denoiser(mixture) if mixture else None
+    value_range = (-1.0, 1.0) if len(facts.shape) == 3 else (-math.inf, math.inf)
+    prior = patch_denoiser(mixture, value_range=value_range) if mixture else None
 
     def make(params: Params, *, labels: jax.Array | None = None, dropout_key: jax.Array | None = None) -> DenoiseFn:
         if not model.class_conditional:

@@ -1,6 +1,7 @@
 """The mixture of patches that a network corrects: fitted once to the noisy training images, kept in the workdir."""
 
 import dataclasses
+import math
 import sys
 import zipfile
 from pathlib import Path
@@ -25,8 +26,7 @@ PATCHES_EACH = 100  # component, at least, in all training images
 
 def check_patches(model: Config, facts: DataFacts) -> None:
     """Raise InputError if the training images hold too few patches for the mixture of config.model."""
-    height, width, _ = facts.shape
-    patches = facts.num_train * (height - model.patch_side + 1) * (width - model.patch_side + 1)
+    patches = facts.num_train * math.prod(length - model.patch_side + 1 for length in facts.shape[:-1])
     if patches < PATCHES_EACH * model.patch_components:
         raise InputError(
             f"{patches} patches are too few for model.patch_components={model.patch_components}: "

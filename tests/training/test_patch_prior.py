@@ -1,7 +1,9 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.diffusion.oracles import mixture_denoiser
 from tweedie_diffusion.training import patch_prior
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.loop import open_data, train
@@ -46,14 +48,22 @@ def test_the_mixture_is_fitted_once_and_serves_every_later_use_of_the_run(config
 def test_a_perceptron_corrects_a_mixture_of_vectors(tmp_path):
     config = default_config()
     config.data.source, config.data.sigma_tn, config.data.num_examples = "mixture_2d", 0.3, 4000
-    config.model.network, config.model.width, config.model.patch_components = "mlp", 8, 16
+    config.model.network, config.model.width, config.model.patch_components = "mlp", 8, 32
     config.training.steps, config.training.save_every, config.consistency.weight = 2, 2, 0.0
     config.sampling.num_steps, config.evaluation.sigmas = 2, (0.1,)
     train(config, tmp_path / "run")
-    x_t = np.array([[1.1, 0.2], [30.0, 0.0]], np.float32)  # what lies outside [-1, 1] stays there
-    near, far = np.asarray(load_run(tmp_path / "run").denoise(x_t, 0.1))
-    assert np.abs(near - [1, 0]).max() < 0.3
-    assert far[0] > 2
+    angles = 2 * np.pi * np.arange(8) / 8
+    exact = mixture_denoiser(np.ones(8), np.stack([np.cos(angles), np.sin(angles)], axis=1), np.full(8, 0.1**2))
+    x_t = jnp.array([[1.15, 0.1], [-0.1, -1.1], [0.75, 0.75]])
+    np.testing.assert_allclose(load_run(tmp_path / "run").denoise(x_t, 0.1), exact(x_t, 0.1), atol=0.06)
+
+
+def test_vectors_too_few_for_a_mixture_are_refused(tmp_path):
+    config = default_config()
+    config.data.source, config.data.sigma_tn, config.data.num_examples = "mixture_2d", 0.3, 600
+    config.model.network, config.model.patch_components = "mlp", 16
+    with pytest.raises(InputError, match=r"500 vectors are too few .* lower it to at most 5"):
+        train(config, tmp_path / "run")
 
 
 def test_fine_tuning_with_another_mixture_is_refused(config, tmp_path):

@@ -8,7 +8,7 @@ from tweedie_diffusion.models.embedding import ConditionEmbedding
 
 
 class MLP(nn.Module):
-    """Network F(x [B, D], c_noise [B]) -> [B, D]: `depth` residual layers of `width` units.
+    """Network F(x [B, D], c_noise [B]) -> [B, out_features]: `depth` residual layers of `width` units.
 
     Every layer is scaled and shifted by the noise level and the class (FiLM).
 

@@ -23,9 +23,12 @@ FLOOR = 2.5e-5  # of every variance: .005 of the range [-1, 1], less than a step
 MAX_PATCHES = 4_000_000
 FEW_PATCHES = 200_000  # for the first passes
 PASSES, LAST_PASSES = 15, 3  # of expectation-maximisation, over few patches and over all of them
-END_PASSES, END_LEVEL = 100, 0.1  # for what sits at the ends of the range; the least noise it is read through
-END_GAIN = 0.005  # of the log-likelihood of a pixel: less may be the tail of a Gaussian that is not quite one
-END_MOST = 4.0  # units, twice the range
+END = 1.0  # ρ of an end of the range at which pixels sit
+END_GAIN = 0.005  # of the log-likelihood of a pixel by such an end: less may be a tail that is not quite Gaussian
+END_LEVEL = 0.1  # the least noise through which ends are looked for
+END_PIXELS = 200_000  # in which they are looked for
+FAR = 1e6  # where an end of the range is, that does not matter
+MAX_FEATURES = 256  # of a vector or patch
 CHUNK = 8192  # patches in one call, about
 
 _highest = jax.default_matmul_precision("highest")  # an accelerator would round away what is left of a covariance
@@ -34,16 +37,14 @@ _highest = jax.default_matmul_precision("highest")  # an accelerator would round
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PatchMixture:
-    """Σ_k weights[k]·N(means[k], axes[k]·diag(variances[k])·axes[k]ᵀ) of clean patches [P, P, C], flattened.
-
-    What it has of a pixel beyond the ends of the range, sits at them: see `patch_denoiser`.
+    """Σ_k weights[k]·N(means[k], axes[k]·diag(variances[k])·axes[k]ᵀ) of clean patches [P, P, C], flat, or vectors.
 
     Attributes:
         weights: [K].
-        means: [K, D], D = P·P·C.
+        means: [K, D], D = P·P·C of patches.
         axes: [K, D, D], orthonormal columns.
         variances: [K, D].
-        ends: [2], lengths ρ >= 0 in units of the images: how much sits at the lower and the upper end; 0 for nothing.
+        ends: [2], lengths ρ >= 0 that say how much of a pixel sits at the ends of the range; 0 for nothing.
     """
 
     weights: jax.Array
@@ -58,27 +59,30 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
 
     E[p_0 | p_t] = Σ_k r_k·(m_k + G_k(p_t − m_k)), G_k = S_k(S_k + σ²I)⁻¹, r_k ∝ w_k·N(p_t; m_k, S_k + σ²I).
 
-    The mean μ of a pixel and the part g of its own noise in it, averages over patches, are those of the Gaussian
-    N((μ − g·x_t)/(1 − g), s²), s² = σ²g/(1 − g), seen through the noise. The pixel is drawn from it inside the range;
-    its mass beyond an end sits at that end, times ρ/s. The returned value is the mean that these have given x_t.
+    Where pixels sit at an end of the range (ρ > 0), the mean μ of a pixel and the part g of its own noise in it,
+    averages over patches, are taken as those of the Gaussian N((μ − g·x_t)/(1 − g), s²), s² = σ²g/(1 − g), seen through
+    the noise: exact for one component and one patch. The pixel is drawn from it inside the range; its mass beyond the
+    end sits at the end, times ρ/s. The value is the mean that these have given x_t.
 
     Args:
         mixture: of patches with as many channels as the images, or of vectors.
-        value_range: that of clean images, which holds every mean of them too; ends may be infinite.
+        value_range: that of clean images, which holds every value; ends may be infinite. Vectors have none.
 
     Returns:
-        denoise(x_t [B, H, W, C], sigma float or [B]) -> x0_hat [B, H, W, C], H and W at least the side of a patch; or
-        [B, D] -> [B, D]. It raises ValueError for images of another number of channels.
+        denoise(x_t [B, H, W, C], sigma float or [B], > 0) -> x0_hat [B, H, W, C], H and W at least the side of a patch;
+        or [B, D] -> [B, D]. It raises ValueError for images or vectors that the mixture is not of.
     """
     prepared = _prepare(mixture)
+    low, high = value_range
 
     def denoise(x_t, sigma):
-        if x_t.ndim == 2:  # a vector is one patch
-            return denoise(x_t[:, None, None], sigma)[:, 0, 0]
-        mean, gain = _posterior(prepared, x_t, sigma)
+        if x_t.ndim == 2:
+            return _vector_mean(mixture, x_t, sigma)
+        mean, own, rest = _posterior(prepared, x_t, sigma)
+        bounds = jnp.where(mixture.ends > 0, jnp.clip(jnp.array([low, high]), -FAR, FAR), jnp.array([-FAR, FAR]))
         noise_variance = expand(jnp.square(as_rows(sigma, x_t)), x_t)
-        places, _, posterior = _in_range(x_t, mean, gain, noise_variance, value_range)
-        return jnp.clip(jnp.sum(_shares(posterior, mixture.ends) * places, axis=-1), *value_range)
+        places, _, posterior = _in_range(x_t, mean, own, rest, noise_variance, bounds)
+        return jnp.clip(jnp.sum(_shares(posterior, mixture.ends) * places, axis=-1), low, high)
 
     return denoise
 
@@ -90,19 +94,20 @@ def fit_patch_mixture(
 
     A noisy patch of component k is N(m_k, S_k + σ_tn²I), whose covariance is estimated and the noise's taken away. What
     is left of an eigenvalue within the spread of noise, σ_tn²(2γ + γ²) with γ² = D/n_k (Marchenko and Pastur), is
-    replaced by the mean of all such of the component; D patches without detail are added to each. The lengths of
-    the ends of [-1, 1] are those of largest likelihood for single pixels of some images, at a level of .1 at least; 0
-    for an end that gains less than .005 a pixel, for the tail of a Gaussian may look like that.
+    replaced by the mean of all such of the component; D patches without detail are added to each. Pixels are taken to
+    sit at an end of [-1, 1] if that explains single pixels of some images better, by .005 of log-likelihood each, at
+    level σ_tn or .1 if that is more.
 
     Args:
         x_tn: [N, H, W, C] at level sigma_tn, in [-1, 1] units; or [N, D], vectors, which have no points and no ends.
         sigma_tn: >= 0.
-        components: K; four of them are points, of no variance.
+        components: K; of patches four of them are points, of no variance.
         side: P of the patches [P, P, C].
         seed: of the images and patches chosen, and of the first components among them.
 
     Raises:
-        ValueError: if the images are smaller than a patch, hold too few of them, or components <= 4.
+        ValueError: if the images are smaller than a patch or hold too few of them, a patch or vector has more than 256
+            values, or components <= 4 (of vectors, 0).
     """
     points = POINTS if x_tn.ndim == 4 else 0
     if x_tn.ndim == 2:
@@ -113,6 +118,8 @@ def fit_patch_mixture(
     if components <= points:
         raise ValueError(f"components must exceed {points}, the number of points (got {components})")
     dim, positions = side * side * channels, (height - side + 1) * (width - side + 1)
+    if dim > MAX_FEATURES:
+        raise ValueError(f"patches or vectors of {dim} values are too long for a mixture: at most {MAX_FEATURES}")
     if count * positions < 10 * components:
         raise ValueError(f"{count * positions} patches are too few for a mixture of {components}")
     rng = np.random.Generator(np.random.Philox(seed))
@@ -144,8 +151,9 @@ def fit_patch_mixture(
     if not points:
         return mixture
     level = max(sigma_tn, END_LEVEL)
-    some = images[:few] + math.sqrt(level**2 - sigma_tn**2) * rng.standard_normal(images[:few].shape, np.float32)
-    return dataclasses.replace(mixture, ends=_fit_ends(mixture, some, level, rows))
+    some = images[: max(min(few, END_PIXELS // images[0].size), 1)]
+    some = some + math.sqrt(level**2 - sigma_tn**2) * rng.standard_normal(some.shape, np.float32)
+    return dataclasses.replace(mixture, ends=_fit_ends(mixture, some, level))
 
 
 def _first_mixture(images, chosen, side, components, points, noise_variance) -> PatchMixture:
@@ -153,7 +161,7 @@ def _first_mixture(images, chosen, side, components, points, noise_variance) -> 
     patches = np.asarray(_patches(jnp.asarray(images), side))
     flat = np.take_along_axis(patches.reshape(len(images), -1, patches.shape[-1]), chosen[..., None], axis=1)
     flat = flat.reshape(-1, patches.shape[-1]).astype(np.float64)
-    mean, covariance = flat.mean(axis=0), np.cov(flat.T)
+    mean, covariance = flat.mean(axis=0), np.atleast_2d(np.cov(flat.T))
     variance, axes = np.linalg.eigh(covariance)
     variance = np.maximum(variance - noise_variance, 1e-3)
     some = flat[np.linspace(0, len(flat) - 1, components).astype(int)]
@@ -193,32 +201,23 @@ def _mixture(weights, means, axes, variances, points) -> PatchMixture:
     return PatchMixture(*(jnp.asarray(a, jnp.float32) for a in arrays))
 
 
-def _fit_ends(mixture: PatchMixture, x_t: np.ndarray, sigma: float, rows: int) -> jax.Array:
-    """[2] ends of largest likelihood: as many pixels at each are expected with x_t as without it."""
+def _fit_ends(mixture: PatchMixture, x_t: np.ndarray, sigma: float) -> jax.Array:
+    """[2], END for an end of [-1, 1] that makes the pixels likelier, given the rest of the image, and else 0."""
 
     @jax.jit
-    def masses(prepared, x_t):
-        mean, gain = _posterior(prepared, x_t, sigma)
-        _, prior, posterior = _in_range(x_t, mean, gain, jnp.float32(sigma**2), (-1.0, 1.0))
-        return prior.reshape(-1, 3), posterior.reshape(-1, 3)
-
-    @jax.jit
-    def fit(prior, posterior):
-        def one_pass(_, ends):
-            expected = lambda log_masses: _shares(log_masses, ends).sum(axis=0)[1:]
-            return jnp.minimum(ends * (expected(posterior) + 1e-6) / (expected(prior) + 1e-6), END_MOST)
-
-        def log_likelihood(ends):
-            total = lambda log_masses: logsumexp(log_masses, axis=-1, b=jnp.append(1.0, ends)[None])
-            return jnp.mean(total(posterior) - total(prior))
-
-        ends = jax.lax.fori_loop(0, END_PASSES, one_pass, jnp.ones(2))
-        gain = log_likelihood(ends) - jnp.stack([log_likelihood(ends.at[end].set(0)) for end in range(2)])
-        return jnp.where(gain > END_GAIN, ends, 0.0)
+    def gains(prepared, x_t):
+        mean, own, rest = _posterior(prepared, x_t, sigma)
+        _, prior, posterior = _in_range(x_t, mean, own, rest, jnp.float32(sigma**2), jnp.array([-1.0, 1.0]))
+        evidence = lambda log_masses, ends: logsumexp(
+            log_masses, axis=-1, b=jnp.array([1.0, *ends]).reshape((1,) * x_t.ndim + (3,))
+        )
+        log_likelihood = lambda *ends: jnp.sum(evidence(posterior, ends) - evidence(prior, ends))
+        return log_likelihood(END, END) - jnp.stack([log_likelihood(0.0, END), log_likelihood(END, 0.0)])
 
     prepared = _prepare(mixture)
-    parts = [masses(prepared, x_t[first : first + rows]) for first in range(0, len(x_t) - rows + 1, rows)]
-    return fit(*(jnp.concatenate(part) for part in zip(*parts, strict=True)))
+    rows = max(CHUNK // (x_t.shape[1] * x_t.shape[2]), 1)
+    gain = sum(np.asarray(gains(prepared, x_t[first : first + rows])) for first in range(0, len(x_t), rows))
+    return jnp.where(gain > END_GAIN * x_t.size, END, 0.0)
 
 
 def _shares(log_masses, ends):
@@ -227,29 +226,28 @@ def _shares(log_masses, ends):
     return jax.nn.softmax(log_masses + lengths.reshape((1,) * (log_masses.ndim - 1) + (3,)), axis=-1)
 
 
-def _in_range(x_t, mean, gain, noise_variance, value_range):
-    """What a pixel is if the mixture's Gaussian for it holds inside the range, and its mass beyond an end sits there.
+def _in_range(x_t, mean, own, rest, noise_variance, bounds):
+    """What a pixel is if the mixture's Gaussian for it holds inside the bounds, and its mass beyond each sits there.
 
     Returns:
         Of the inside and the two ends, [..., 3] each: the mean given x_t; the log of its mass, that of an end for
         ρ = 1; the same given x_t.
     """
-    gain = jnp.clip(gain, 1e-9, 1 - 1e-4)
-    variance, prior_variance = noise_variance * gain, noise_variance * gain / (1 - gain)
-    prior_mean = (mean - gain * x_t) / (1 - gain)
+    own, rest = jnp.maximum(own, 1e-9), jnp.maximum(rest, 1e-6)
+    variance, prior_variance = noise_variance * own, noise_variance * own / rest
+    prior_mean = x_t + (mean - x_t) / rest
     deviation, prior_deviation = jnp.sqrt(variance), jnp.sqrt(prior_variance)
-    standard = lambda m, s: [(end - m) / s for end in value_range]
-    (low, high), (prior_low, prior_high) = standard(mean, deviation), standard(prior_mean, prior_deviation)
+    low, high = ((bound - mean) / deviation for bound in bounds)
+    prior_low, prior_high = ((bound - prior_mean) / prior_deviation for bound in bounds)
     inside = _normal_mass(low, high)
     shift = deviation * (norm.pdf(low) - norm.pdf(high)) / inside
     prior = [jnp.log(_normal_mass(prior_low, prior_high))]
     posterior = [norm.logpdf(x_t, prior_mean, jnp.sqrt(prior_variance + noise_variance)) + jnp.log(inside)]
-    places = [jnp.clip(mean + shift, *value_range)]
-    for end, beyond in zip(value_range, (prior_low, -prior_high), strict=True):
-        mass = norm.logcdf(beyond) - jnp.log(prior_deviation)
-        prior.append(mass)
-        posterior.append(mass + norm.logpdf(x_t, end, jnp.sqrt(noise_variance)))
-        places.append(jnp.full_like(mean, end if math.isfinite(end) else 0.0))
+    places = [jnp.clip(mean + shift, *bounds)]
+    for bound, beyond in zip(bounds, (prior_low, -prior_high), strict=True):
+        prior.append(norm.logcdf(beyond) - jnp.log(prior_deviation))
+        posterior.append(prior[-1] + norm.logpdf(x_t, bound, jnp.sqrt(noise_variance)))
+        places.append(jnp.full_like(mean, bound))
     return tuple(jnp.stack(part, axis=-1) for part in (places, prior, posterior))
 
 
@@ -262,20 +260,38 @@ def _normal_mass(low, high):
 
 @_highest
 def _posterior(prepared, x_t, sigma):
-    """[B, H, W, C] averages over the patches that hold a pixel: its mean given a patch, its own noise's part in it."""
-    dim, channels = prepared[1].shape[1], x_t.shape[-1]
+    """[B, H, W, C] averages over the patches that hold a pixel: its mean given a patch, g (see above), 1 − g."""
+    _, variances, axes, _, _ = prepared
+    dim, channels = variances.shape[1], x_t.shape[-1]
     side = math.isqrt(dim // channels)
-    if side * side * channels != dim:
-        raise ValueError(f"the patches of {dim} values are not of images of {channels} channels")
-    coefficients = jax.vmap(lambda variance: _coefficients(prepared, variance))
-    logits, gains, offsets = coefficients(jnp.square(as_rows(sigma, x_t)))
+    if side * side * channels != dim or min(x_t.shape[1:3]) < side:
+        raise ValueError(f"the patches of {dim} values are not of images of {list(x_t.shape[1:])}")
+    noise_variance = jnp.square(as_rows(sigma, x_t))
+    logits, gains, offsets = jax.vmap(lambda variance: _coefficients(prepared, variance))(noise_variance)
     patches = _patches(x_t, side)
     flat = patches.reshape(len(x_t), -1, dim)
     share = jax.nn.softmax(jnp.einsum("bpf,bfk->bpk", _features(flat), logits), axis=-1)
     gain = _symmetric(jnp.einsum("bpk,bks->bps", share, gains), dim)
     mean = jnp.einsum("bpde,bpe->bpd", gain, flat) + jnp.einsum("bpk,bkd->bpd", share, offsets)
     own = jnp.diagonal(gain, axis1=-2, axis2=-1)
-    return tuple(_average(part.reshape(patches.shape), x_t.shape) for part in (mean, own))
+    noise_variance = noise_variance[:, None, None]
+    lost = jnp.einsum("kde,bke->bkd", jnp.square(axes), noise_variance / (variances[None] + noise_variance))
+    rest = jnp.einsum("bpk,bkd->bpd", share, lost)  # 1 − own would be rounded away
+    return tuple(_average(part.reshape(patches.shape), x_t.shape) for part in (mean, own, rest))
+
+
+@_highest
+def _vector_mean(mixture, x_t, sigma):
+    """[B, D] -> [B, D], E[x_0 | x_t] under the mixture: a level for each vector, so nothing is prepared by level."""
+    if x_t.shape[1] != mixture.means.shape[1]:
+        raise ValueError(f"the mixture is of {mixture.means.shape[1]} values, and the vectors have {x_t.shape[1]}")
+    noise_variance = jnp.square(as_rows(sigma, x_t))[:, None, None]
+    total = mixture.variances[None] + noise_variance
+    along = jnp.einsum("bd,kde->bke", x_t, mixture.axes)
+    along -= jnp.einsum("kd,kde->ke", mixture.means, mixture.axes)[None]
+    logits = jnp.log(mixture.weights)[None] - jnp.sum(jnp.log(total) + jnp.square(along) / total, axis=-1) / 2
+    share = jax.nn.softmax(logits, axis=-1)[..., None]
+    return x_t - jnp.einsum("bke,kde->bd", share * along * noise_variance / total, mixture.axes)
 
 
 @_highest

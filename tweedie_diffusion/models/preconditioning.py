@@ -45,12 +45,13 @@ def precondition(
     (EDM, equation 7 and table 1).
 
     Args:
-        network_fn: F(x [B, ...], c_noise [B]) -> [B, ...]. It may compute in a lower precision; the sum is float32.
+        network_fn: F(x [B, ..., K], c_noise [B]) -> [B, ...] of the shape of x_t: x is c_in·x_t and what `features` and
+            `prior` add to its last axis. It may compute in a lower precision; the sum is float32.
         sigma_data: σ_d, the standard deviation of the clean data, in data units, > 0.
         c_noise_fn: how σ reaches the network's embedding: `full_c_noise`, `clamped_c_noise(sigma_tn)` or
             `blind_c_noise`.
         features: (x_t, sigma [B]) -> [B, ..., K], what the network sees beside c_in·x_t, as further channels: see
-            `noise_units`. It still returns as many channels as x_t has.
+            `noise_units`.
         prior: a denoiser that the network corrects, in place of c_skip·x: see `patch_denoiser`. The network sees
             (x_t − prior)/σ too, bounded, as the last of its channels; sigma must be > 0. Its target then has the
             variance of the prior's error over c_out².
@@ -59,7 +60,7 @@ def precondition(
         A denoiser (x_t [B, ...], sigma float or [B]) -> x0_hat [B, ...].
 
     Raises:
-        ValueError: if sigma_data is not a positive finite number.
+        ValueError: if sigma_data is not a positive finite number, or, when called, the network returns another shape.
     """
     if not (sigma_data > 0 and math.isfinite(sigma_data)):
         raise ValueError(f"sigma_data must be a positive finite number (got {sigma_data})")
@@ -76,6 +77,8 @@ def precondition(
         if prior:
             inputs.append(bounded((x_t - start) / expand(sigma, x_t)))
         network_out = network_fn(jnp.concatenate(inputs, axis=-1), c_noise_fn(sigma))
+        if network_out.shape != x_t.shape:
+            raise ValueError(f"the network returned {list(network_out.shape)} for data of {list(x_t.shape)}")
         return start + expand(c_out, x_t) * network_out.astype(x_t.dtype)
 
     return denoise

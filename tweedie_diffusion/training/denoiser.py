@@ -1,6 +1,5 @@
 """From settings to a network, and from a network and its weights to a denoiser."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -96,8 +95,7 @@ def denoiser_maker(
         "none": blind_c_noise,
     }[model.embedding]
     features = noise_units.noise_units if model.noise_units else None
-    value_range = (-1.0, 1.0) if len(facts.shape) == 3 else (-math.inf, math.inf)
-    prior = patch_denoiser(mixture, value_range=value_range) if mixture else None
+    prior = patch_denoiser(mixture) if mixture else None
 
     def make(params: Params, *, labels: jax.Array | None = None, dropout_key: jax.Array | None = None) -> DenoiseFn:
         if not model.class_conditional:

@@ -28,8 +28,9 @@ def check_patches(model: Config, facts: DataFacts) -> None:
     """Raise InputError if the training images hold too few patches for the mixture of config.model."""
     patches = facts.num_train * math.prod(length - model.patch_side + 1 for length in facts.shape[:-1])
     if patches < PATCHES_EACH * model.patch_components:
+        what = "patches" if len(facts.shape) == 3 else "vectors"
         raise InputError(
-            f"{patches} patches are too few for model.patch_components={model.patch_components}: "
+            f"{patches} {what} are too few for model.patch_components={model.patch_components}: "
             f"lower it to at most {patches // PATCHES_EACH}, or set 0"
         )
 
@@ -41,7 +42,7 @@ def open_mixture(workdir: Path, config: Config, noisy: NoisyImages) -> PatchMixt
     if config.init_from:
         mixture = read_mixture(Path(config.init_from).expanduser())
     else:
-        tqdm.write(f"fitting a mixture of {config.model.patch_components} patches to the noisy images", file=sys.stderr)
+        tqdm.write(f"fitting a mixture of {config.model.patch_components} to the noisy data", file=sys.stderr)
         mixture = mixture_of(noisy, config.model, config.seed)
     part = workdir / "patch_mixture.part.npz"
     np.savez(part, allow_pickle=False, **{name: np.asarray(a) for name, a in dataclasses.asdict(mixture).items()})

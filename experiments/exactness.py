@@ -65,8 +65,13 @@ def row_config(study: Study, road: str, seed: int, sigma_tn: float) -> Config:
 
 
 def digest(config: Config) -> str:
-    """What tells settings apart, wherever the data lie."""
-    settings = {key: value for key, value in flatten(config).items() if key != "data.source"}
+    """What tells settings apart, wherever the data lie: those of a term of no weight do not."""
+    off = [f"{term}." for term in ("consistency", "refresh") if not config[term].weight]
+    settings = {
+        key: value
+        for key, value in flatten(config).items()
+        if key != "data.source" and not any(key.startswith(term) for term in off)
+    }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

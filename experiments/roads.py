@@ -32,6 +32,7 @@ ROADS: dict[str, dict[str, Any]] = {
     "paper's code": _BASELINE
     | {
         "consistency.weight": 0.01,
+        "consistency.start": 200,
         "consistency.anchor": "above",
         "consistency.step": "ancestral",
         "consistency.max_log_step": 0.1,
@@ -58,7 +59,7 @@ ROADS: dict[str, dict[str, Any]] = {
     "refresh (ancestral)": _REFRESH | {"refresh.relaxation": 0.0, "refresh.step": "ancestral"},
     "refresh (weighted)": _REFRESH | {"refresh.relaxation": 1.8},
     "consistency and refresh": _CONSISTENCY | {"refresh.weight": 1.0, "refresh.relaxation": 0.0},
-    "consistency (noise units)": _CONSISTENCY | _NO_MIXTURE,
+    "consistency (noise units)": _CONSISTENCY | _NO_MIXTURE | {"consistency.start": 200},
     "default": {},
     "default (1 % clean)": {"data.clean_fraction": 0.01},
     "default (10 % clean)": {"data.clean_fraction": 0.1},

@@ -2,7 +2,7 @@
 
     python -m tweedie_diffusion.main --config=configs/digits_noisy.py --workdir=runs/digits
 
-5 minutes on 2 CPU cores. MSE/σ² on held-out digits .51/.39/.28 at σ = .1/.2/.35 (these settings, seed 0, commit 38fb417,
+5 minutes on 2 CPU cores. MSE/σ² on held-out digits .51/.39/.28 at σ = .1/.2/.35 (these settings, seed 0, 38fb417,
 2026-11-25); ambient score matching alone .87/.55/.30, clean training .43/.32/.23 (2026-11-24, the network of EDM).
 """
 

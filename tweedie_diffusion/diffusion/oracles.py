@@ -63,6 +63,20 @@ def mixture_denoiser(weights, means, variances) -> DenoiseFn:
     spectrum, basis = _diagonalise(variances, features)
     _check_variances(spectrum)
 
+    return mixture_denoiser_along(weights, centres, spectrum, basis)
+
+
+def mixture_denoiser_along(weights, centres, spectrum, basis=None) -> DenoiseFn:
+    """`mixture_denoiser` for V_k = basis[k]·diag(spectrum[k])·basis[k]ᵀ; without a basis the axes are those of x.
+
+    Args:
+        weights: [K], > 0.
+        centres: [K, D].
+        spectrum: [K, D], >= 0.
+        basis: [K, D, D], orthonormal columns, or None.
+    """
+    features = centres.shape[1]
+
     def denoise(x_t, sigma):
         flat = x_t.reshape(x_t.shape[0], 1, features)
         total = spectrum[None] + expand(as_rows(sigma, x_t) ** 2, flat)  # [B, K, D], the spectrum of V_k + σ²I

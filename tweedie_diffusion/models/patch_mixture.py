@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jax.scipy.stats import norm
 
+from tweedie_diffusion.diffusion.oracles import mixture_denoiser_along
 from tweedie_diffusion.diffusion.rows import as_rows, expand
 from tweedie_diffusion.diffusion.types import DenoiseFn
+from tweedie_diffusion.models.range_ends import in_range, weigh
 
 POINTS = 4  # components that are one patch, as a background is: no variance
 FLOOR = 2.5e-5  # of every variance: .005 of the range [-1, 1], less than a step of 8 bits
@@ -73,16 +74,21 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
         or [B, D] -> [B, D]. It raises ValueError for images or vectors that the mixture is not of.
     """
     prepared = _prepare(mixture)
+    of_vectors = mixture_denoiser_along(mixture.weights, mixture.means, mixture.variances, mixture.axes)
     low, high = value_range
 
     def denoise(x_t, sigma):
         if x_t.ndim == 2:
-            return _vector_mean(mixture, x_t, sigma)
+            if x_t.shape[1] != mixture.means.shape[1]:
+                held = mixture.means.shape[1]
+                raise ValueError(f"the mixture is of {held} values, and the vectors have {x_t.shape[1]}")
+            return of_vectors(x_t, sigma)
         mean, own, rest = _posterior(prepared, x_t, sigma)
         bounds = jnp.where(mixture.ends > 0, jnp.clip(jnp.array([low, high]), -FAR, FAR), jnp.array([-FAR, FAR]))
         noise_variance = expand(jnp.square(as_rows(sigma, x_t)), x_t)
-        places, _, posterior = _in_range(x_t, mean, own, rest, noise_variance, bounds)
-        return jnp.clip(jnp.sum(_shares(posterior, mixture.ends) * places, axis=-1), low, high)
+        places, _, posterior = in_range(x_t, mean, own, rest, noise_variance, bounds)
+        share = jax.nn.softmax(weigh(posterior, mixture.ends), axis=-1)
+        return jnp.clip(jnp.sum(share * places, axis=-1), low, high)
 
     return denoise
 
@@ -207,10 +213,8 @@ def _fit_ends(mixture: PatchMixture, x_t: np.ndarray, sigma: float) -> jax.Array
     @jax.jit
     def gains(prepared, x_t):
         mean, own, rest = _posterior(prepared, x_t, sigma)
-        _, prior, posterior = _in_range(x_t, mean, own, rest, jnp.float32(sigma**2), jnp.array([-1.0, 1.0]))
-        evidence = lambda log_masses, ends: logsumexp(
-            log_masses, axis=-1, b=jnp.array([1.0, *ends]).reshape((1,) * x_t.ndim + (3,))
-        )
+        _, prior, posterior = in_range(x_t, mean, own, rest, jnp.float32(sigma**2), jnp.array([-1.0, 1.0]))
+        evidence = lambda log_masses, ends: logsumexp(weigh(log_masses, jnp.array(ends)), axis=-1)
         log_likelihood = lambda *ends: jnp.sum(evidence(posterior, ends) - evidence(prior, ends))
         return log_likelihood(END, END) - jnp.stack([log_likelihood(0.0, END), log_likelihood(END, 0.0)])
 
@@ -218,44 +222,6 @@ def _fit_ends(mixture: PatchMixture, x_t: np.ndarray, sigma: float) -> jax.Array
     rows = max(CHUNK // (x_t.shape[1] * x_t.shape[2]), 1)
     gain = sum(np.asarray(gains(prepared, x_t[first : first + rows])) for first in range(0, len(x_t), rows))
     return jnp.where(gain > END_GAIN * x_t.size, END, 0.0)
-
-
-def _shares(log_masses, ends):
-    """[..., 3] parts of 1: the inside, the lower and the upper end, from their masses at ρ = 1."""
-    lengths = jnp.log(jnp.append(1.0, ends))
-    return jax.nn.softmax(log_masses + lengths.reshape((1,) * (log_masses.ndim - 1) + (3,)), axis=-1)
-
-
-def _in_range(x_t, mean, own, rest, noise_variance, bounds):
-    """What a pixel is if the mixture's Gaussian for it holds inside the bounds, and its mass beyond each sits there.
-
-    Returns:
-        Of the inside and the two ends, [..., 3] each: the mean given x_t; the log of its mass, that of an end for
-        ρ = 1; the same given x_t.
-    """
-    own, rest = jnp.maximum(own, 1e-9), jnp.maximum(rest, 1e-6)
-    variance, prior_variance = noise_variance * own, noise_variance * own / rest
-    prior_mean = x_t + (mean - x_t) / rest
-    deviation, prior_deviation = jnp.sqrt(variance), jnp.sqrt(prior_variance)
-    low, high = ((bound - mean) / deviation for bound in bounds)
-    prior_low, prior_high = ((bound - prior_mean) / prior_deviation for bound in bounds)
-    inside = _normal_mass(low, high)
-    shift = deviation * (norm.pdf(low) - norm.pdf(high)) / inside
-    prior = [jnp.log(_normal_mass(prior_low, prior_high))]
-    posterior = [norm.logpdf(x_t, prior_mean, jnp.sqrt(prior_variance + noise_variance)) + jnp.log(inside)]
-    places = [jnp.clip(mean + shift, *bounds)]
-    for bound, beyond in zip(bounds, (prior_low, -prior_high), strict=True):
-        prior.append(norm.logcdf(beyond) - jnp.log(prior_deviation))
-        posterior.append(prior[-1] + norm.logpdf(x_t, bound, jnp.sqrt(noise_variance)))
-        places.append(jnp.full_like(mean, bound))
-    return tuple(jnp.stack(part, axis=-1) for part in (places, prior, posterior))
-
-
-def _normal_mass(low, high):
-    """Φ(high) − Φ(low), from the side where neither is near 1."""
-    flip = low + high > 0
-    mass = norm.cdf(jnp.where(flip, -low, high)) - norm.cdf(jnp.where(flip, -high, low))
-    return jnp.maximum(mass, 1e-18)  # whose square is still a number
 
 
 @_highest
@@ -278,20 +244,6 @@ def _posterior(prepared, x_t, sigma):
     lost = jnp.einsum("kde,bke->bkd", jnp.square(axes), noise_variance / (variances[None] + noise_variance))
     rest = jnp.einsum("bpk,bkd->bpd", share, lost)  # 1 − own would be rounded away
     return tuple(_average(part.reshape(patches.shape), x_t.shape) for part in (mean, own, rest))
-
-
-@_highest
-def _vector_mean(mixture, x_t, sigma):
-    """[B, D] -> [B, D], E[x_0 | x_t] under the mixture: a level for each vector, so nothing is prepared by level."""
-    if x_t.shape[1] != mixture.means.shape[1]:
-        raise ValueError(f"the mixture is of {mixture.means.shape[1]} values, and the vectors have {x_t.shape[1]}")
-    noise_variance = jnp.square(as_rows(sigma, x_t))[:, None, None]
-    total = mixture.variances[None] + noise_variance
-    along = jnp.einsum("bd,kde->bke", x_t, mixture.axes)
-    along -= jnp.einsum("kd,kde->ke", mixture.means, mixture.axes)[None]
-    logits = jnp.log(mixture.weights)[None] - jnp.sum(jnp.log(total) + jnp.square(along) / total, axis=-1) / 2
-    share = jax.nn.softmax(logits, axis=-1)[..., None]
-    return x_t - jnp.einsum("bke,kde->bd", share * along * noise_variance / total, mixture.axes)
 
 
 @_highest

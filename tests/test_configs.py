@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tweedie_diffusion.data.scaling import Scaling
+from tweedie_diffusion.training import loop
 from tweedie_diffusion.training.config import check_config
 from tweedie_diffusion.training.denoiser import build_network, init_params
 from tweedie_diffusion.training.facts import DataFacts
-from tweedie_diffusion.training.loop import train
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = ["digits_noisy", "mixture_2d", "cifar10_noisy", "celeba_noisy"]
@@ -56,7 +56,8 @@ def test_the_full_networks_are_as_large_as_those_of_edm(name, millions):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_trains_two_steps_on_small_data(name, tmp_path, rng, monkeypatch):
     """Every term from the first step; all else as the config says, on a narrow network."""
-    monkeypatch.setattr("tweedie_diffusion.training.loop.write_results", lambda *_: None)
+    monkeypatch.setattr(loop, "write_results", lambda *_: None)
+    monkeypatch.setattr(loop, "held_out_health", lambda *_: {})
     config = get_config(name)
     if config.data.source.startswith("tfds:"):
         images = rng.integers(0, 256, (240, *SHAPES[name])).astype(np.uint8)
@@ -76,7 +77,7 @@ def test_a_config_trains_two_steps_on_small_data(name, tmp_path, rng, monkeypatc
     config.refresh.capacity = 16
     terms = [f"{road}_loss" for road in ("consistency", "refresh") if config[road].weight]
     assert terms
-    assert train(config, tmp_path / "run") is True
+    assert loop.train(config, tmp_path / "run") is True
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     assert [(set(terms) <= s.keys(), np.isfinite(s["loss"])) for s in steps] == [(True, True)] * 2

@@ -30,7 +30,8 @@ def command(name, *arguments):
 
 
 def settings(cache):
-    return {"cwd": ROOT, "env": os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}}
+    jax_settings = {"COMPILATION_CACHE_DIR": str(cache), "PLATFORMS": "cpu", "DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return {"cwd": ROOT, "env": os.environ | {f"JAX_{name}": value for name, value in jax_settings.items()}}
 
 
 def test_train_then_the_commands_it_prints(program, tmp_path):

@@ -8,7 +8,7 @@ import scipy.integrate
 from scipy.stats import norm
 
 from tweedie_diffusion.diffusion.oracles import mixture_denoiser
-from tweedie_diffusion.models.patch_mixture import PatchMixture, fit_patch_mixture, patch_denoiser
+from tweedie_diffusion.models.patch_mixture import PatchMixture, _shrink, fit_patch_mixture, patch_denoiser
 
 K, SIDE, CHANNELS = 3, 2, 2
 D = SIDE * SIDE * CHANNELS
@@ -148,8 +148,9 @@ def test_pixels_sit_at_an_end_of_the_range_if_the_noisy_images_tell(rng, mean, s
     assert error(fitted) <= (0.95 if sits else 1.0) * error(without)
 
 
-def test_a_vector_is_one_patch(rng):
-    """Two Gaussians on two of four axes: the fitted denoiser is close to the exact one far below the noise."""
+@pytest.mark.parametrize("components", [2, 12])
+def test_a_vector_is_one_patch(rng, components):
+    """Two Gaussians on two of four axes: close to the exact denoiser far below the noise, of 12 components too."""
     means, variances = (
         np.array([[1.0, 0, 0, 0], [0, 1, 1, 0]]),
         np.array([[0.3, 0.01, 0.01, 0.01], [0.01, 0.01, 0.2, 0.01]]),
@@ -157,11 +158,33 @@ def test_a_vector_is_one_patch(rng):
     which = rng.integers(2, size=40_000)
     x_0 = means[which] + np.sqrt(variances[which]) * rng.standard_normal((40_000, 4))
     x_tn = (x_0 + SIGMA_TN * rng.standard_normal(x_0.shape)).astype(np.float32)
-    denoise = patch_denoiser(fit_patch_mixture(x_tn, sigma_tn=SIGMA_TN, components=2))
+    denoise = patch_denoiser(fit_patch_mixture(x_tn, sigma_tn=SIGMA_TN, components=components))
     exact = mixture_denoiser(np.ones(2), means, np.stack([np.diag(v) for v in variances]))
     x_t = jnp.asarray(x_0[:2000] + 0.1 * rng.standard_normal((2000, 4)), jnp.float32)
     excess = np.square(denoise(x_t, 0.1) - exact(x_t, 0.1)).mean() / np.square(x_0[:2000] - exact(x_t, 0.1)).mean()
     assert excess < 0.05
+
+
+def test_parts_of_one_gaussian_become_one(rng):
+    x_0 = 4 * np.eye(3, 8)[np.arange(30_000) % 3]
+    x_tn = (x_0 + rng.standard_normal(x_0.shape)).astype(np.float32)
+    fitted = fit_patch_mixture(x_tn, sigma_tn=1.0, components=9)
+    np.testing.assert_allclose(fitted.weights, [1 / 3] * 3, atol=0.01)
+    np.testing.assert_allclose(np.sort(fitted.means[:, :3], axis=0), [[0] * 3, [0] * 3, [4] * 3], atol=0.05)
+
+
+def test_gaussians_that_overlap_stay_apart(rng):
+    x_0 = 2.5 * np.eye(2, 4)[np.arange(40_000) % 2]  # 3.5 standard deviations of the noise between them
+    x_tn = (x_0 + rng.standard_normal(x_0.shape)).astype(np.float32)
+    fitted = fit_patch_mixture(x_tn, sigma_tn=1.0, components=8)
+    np.testing.assert_allclose(np.sort(fitted.means[:, 0]), [0, 2.5], atol=0.1)
+
+
+@pytest.mark.parametrize(("error", "left"), [(1e-6, 1.0), (0.5, 0.75), (2.0, 0.0), (9.0, 0.0)])
+def test_values_shrink_by_what_chance_would_spread_them(error, left):
+    """Of ±1 with errors of variance v: an excess of Q − 1 = 2/v − 1 over 2/v − 1/v, so 2 − v of 2 is no chance."""
+    got = _shrink(np.array([4.0, 6.0]), np.array([error, error]))
+    np.testing.assert_allclose(got, [5 - left, 5 + left], atol=1e-5)
 
 
 def test_the_mixture_of_a_seed_is_always_the_same(rng):

@@ -4,11 +4,16 @@ import pytest
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.oracles import mixture_denoiser
-from tweedie_diffusion.training import patch_prior
+from tweedie_diffusion.training import loop, patch_prior
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.loop import open_data, train
 from tweedie_diffusion.training.patch_prior import mixture_of
 from tweedie_diffusion.training.trained import load_run
+
+
+@pytest.fixture(autouse=True)
+def _no_scores(monkeypatch):
+    monkeypatch.setattr(loop, "held_out_health", lambda *_: {})  # most of what these runs would compile
 
 
 @pytest.fixture

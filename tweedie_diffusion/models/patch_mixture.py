@@ -7,6 +7,7 @@ covariances, and these the noise hides from no one: each noisy patch has the cov
 """
 
 import dataclasses
+import itertools
 import math
 
 import jax
@@ -87,8 +88,8 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
         bounds = jnp.where(mixture.ends > 0, jnp.clip(jnp.array([low, high]), -FAR, FAR), jnp.array([-FAR, FAR]))
         noise_variance = expand(jnp.square(as_rows(sigma, x_t)), x_t)
         places, _, posterior = in_range(x_t, mean, own, rest, noise_variance, bounds)
-        share = jax.nn.softmax(weigh(posterior, mixture.ends), axis=-1)
-        return jnp.clip(jnp.sum(share * places, axis=-1), low, high)
+        share = jax.nn.softmax(weigh(posterior, mixture.ends), axis=0)
+        return jnp.clip(jnp.sum(share * places, axis=0), low, high)
 
     return denoise
 
@@ -100,14 +101,15 @@ def fit_patch_mixture(
 
     A noisy patch of component k is N(m_k, S_k + σ_tn²I), whose covariance is estimated and the noise's taken away. What
     is left of an eigenvalue within the spread of noise, σ_tn²(2γ + γ²) with γ² = D/n_k (Marchenko and Pastur), is
-    replaced by the mean of all such of the component; D patches without detail are added to each. Pixels are taken to
-    sit at an end of [-1, 1] if that explains single pixels of some images better, by .005 of log-likelihood each, at
-    level σ_tn or .1 if that is more.
+    replaced by the mean of all such of the component, shrunk towards that of all components as far as chance spreads
+    them; D patches without detail are added to each. Pixels are taken to sit at an end of [-1, 1] if that explains
+    single pixels of some images better, by .005 of log-likelihood each, at level σ_tn or .1 if that is more.
 
     Args:
         x_tn: [N, H, W, C] at level sigma_tn, in [-1, 1] units; or [N, D], vectors, which have no points and no ends.
         sigma_tn: >= 0.
-        components: K; of patches four of them are points, of no variance.
+        components: K; of patches four of them are points, of no variance. Of vectors at most so many: two that one
+            Gaussian describes as well are merged.
         side: P of the patches [P, P, C].
         seed: of the images and patches chosen, and of the first components among them.
 
@@ -137,23 +139,30 @@ def fit_patch_mixture(
     @jax.jit
     @_highest
     def statistics(mixture, images, chosen):
-        """[K, F] sums of the features of patches, each by its share in every component."""
+        """[K, F] sums of the features of patches, each by its share in every component; and their log likelihood."""
         patches = _patches(images, side).reshape(len(images), positions, dim)
         features = _features(jnp.take_along_axis(patches, chosen[..., None], axis=1).reshape(-1, dim))
         logits, _, _ = _coefficients(_prepare(mixture), jnp.float32(sigma_tn**2))
-        return jax.nn.softmax(features @ logits, axis=-1).T @ features
+        log_densities = features @ logits
+        return jax.nn.softmax(log_densities, axis=-1).T @ features, logsumexp(log_densities, axis=-1).sum()
 
-    def one_pass(mixture, num_images):
-        total = np.zeros((components, 1 + dim + dim * (dim + 1) // 2))
+    def expect(mixture, num_images):
+        total, log_likelihood = np.zeros(()), 0.0
         for first in range(0, num_images - rows + 1, rows):  # what does not fill a call is left out
             part = slice(first, first + rows)
-            total += np.asarray(statistics(mixture, images[part], chosen[part]), np.float64)
-        return _maximise(total, dim, sigma_tn**2, points)
+            found = statistics(mixture, images[part], chosen[part])
+            total, log_likelihood = total + np.asarray(found[0], np.float64), log_likelihood + float(found[1])
+        return total, log_likelihood
 
+    maximise = lambda total: _maximise(total, dim, sigma_tn**2, points)
     few = int(np.clip(FEW_PATCHES // kept, rows, count))
     mixture = _first_mixture(images[:few], chosen[:few], side, components, points, sigma_tn**2)
-    for num_images in [few] * PASSES + [count] * LAST_PASSES:
-        mixture = one_pass(mixture, num_images)
+    for _ in range(PASSES):
+        mixture = maximise(expect(mixture, few)[0])
+    if not points:
+        mixture = maximise(_merge(expect(mixture, few)[0], lambda total: expect(maximise(total), few), sigma_tn**2))
+    for _ in range(LAST_PASSES):
+        mixture = maximise(expect(mixture, count)[0])
     if not points:
         return mixture
     level = max(sigma_tn, END_LEVEL)
@@ -182,22 +191,82 @@ def _first_mixture(images, chosen, side, components, points, noise_variance) -> 
     )
 
 
-def _maximise(total: np.ndarray, dim: int, noise_variance: float, points: int) -> PatchMixture:
-    """The mixture of largest likelihood for the shares that gave the sums `total` [K, F]."""
+def _moments(total: np.ndarray, dim: int, noise_variance: float):
+    """[K] counts, [K, D] means and [K, D, D] covariances, noise included, from the sums `total` [K, F].
+
+    With a few patches without detail in each, so that a component of almost none keeps a covariance.
+    """
     count = total[:, 0] + 1e-6
     mean = total[:, 1 : 1 + dim] / count[:, None]
     second = np.asarray(_symmetric(total[:, 1 + dim :] / count[:, None], dim))
-    # A few patches without detail in each, so that a component of almost none keeps a covariance.
     covariance = second - mean[:, :, None] * mean[:, None]
     covariance += (noise_variance + FLOOR) * dim / count[:, None, None] * np.eye(dim)
-    covariance /= (1 + dim / count)[:, None, None]
+    return count, mean, covariance / (1 + dim / count)[:, None, None]
+
+
+def _maximise(total: np.ndarray, dim: int, noise_variance: float, points: int) -> PatchMixture:
+    """The mixture of largest likelihood for the shares that gave the sums `total` [K, F]."""
+    count, mean, covariance = _moments(total, dim, noise_variance)
     values, axes = np.linalg.eigh(covariance)
     values -= noise_variance
     spread = np.sqrt(dim / np.maximum(count, 1.0))[:, None]
     small = values < noise_variance * (2 * spread + spread**2)
-    level = np.where(small, values, 0.0).sum(axis=1) / np.maximum(small.sum(axis=1), 1)
-    values = np.where(small, level[:, None], values)
-    return _mixture(count / count.sum(), mean, axes, values, points)
+    number = np.maximum(small.sum(axis=1), 1)
+    level = np.where(small, values, 0.0).sum(axis=1) / number
+    if len(level) > points + 1:
+        error = 2 * (noise_variance + FLOOR) ** 2 / (count * number)
+        level[points:] = _shrink(level[points:], error[points:])
+    return _mixture(count / count.sum(), mean, axes, np.where(small, level[:, None], values), points)
+
+
+def _shrink(values: np.ndarray, error_variances: np.ndarray) -> np.ndarray:
+    """Towards their mean, as far as their errors alone would spread them (DerSimonian and Laird 1986)."""
+    weights = 1 / error_variances
+    mean = weights @ values / weights.sum()
+    excess = weights @ np.square(values - mean) - (len(values) - 1)
+    spread = max(excess / (weights.sum() - np.square(weights).sum() / weights.sum()), 0.0)
+    return mean + spread / (spread + error_variances) * (values - mean)
+
+
+def _merge(total: np.ndarray, one_pass, noise_variance: float) -> np.ndarray:
+    """Rows of `total` added up, two at a time, while Schwarz's criterion is for one Gaussian instead of both.
+
+    Random starts leave some of the Gaussians of a true mixture in parts. The two are tried first whose union costs
+    least if each vector is of one component; a pass of expectation-maximisation follows before they are judged. Not for
+    patches: none of their components is more than a help.
+
+    Args:
+        total: [K, F].
+        one_pass: [K, F] -> the sums by the mixture that they make, and its log likelihood.
+        noise_variance: σ_tn².
+    """
+    alive, refused = list(range(len(total))), set()
+    penalty = total.shape[1] / 2 * math.log(total[:, 0].sum())
+    cost = lambda row: _classification_cost(row, noise_variance)
+    before = one_pass(total)[1]
+    while pairs := set(itertools.combinations(alive, 2)) - refused:
+        alone = {k: cost(total[k]) for k in alive}
+        rise, keep, drop = min((cost(total[k] + total[n]) - alone[k] - alone[n], k, n) for k, n in pairs)
+        if rise > penalty:
+            break
+        merged, left = np.zeros_like(total), [k for k in alive if k != drop]
+        merged[left] = total[left]
+        merged[keep] += total[drop]
+        merged[left] = one_pass(merged)[0][left]
+        after = one_pass(merged)[1]
+        if before - after > penalty:
+            refused.add((keep, drop))
+        else:
+            total, before, alive = merged, after, left
+            refused = {pair for pair in refused if keep not in pair}
+    return total[alive]
+
+
+def _classification_cost(row: np.ndarray, noise_variance: float) -> float:
+    """−log likelihood of the vectors of one component and of being of it, up to what all partitions share."""
+    dim = (math.isqrt(8 * len(row) + 1) - 3) // 2  # of 1 + D + D(D + 1)/2 sums
+    (count,), _, (covariance,) = _moments(row[None], dim, noise_variance)
+    return float(count / 2 * np.linalg.slogdet(covariance)[1] - count * math.log(count))
 
 
 def _mixture(weights, means, axes, variances, points) -> PatchMixture:
@@ -214,12 +283,13 @@ def _fit_ends(mixture: PatchMixture, x_t: np.ndarray, sigma: float) -> jax.Array
     def gains(prepared, x_t):
         mean, own, rest = _posterior(prepared, x_t, sigma)
         _, prior, posterior = in_range(x_t, mean, own, rest, jnp.float32(sigma**2), jnp.array([-1.0, 1.0]))
-        evidence = lambda log_masses, ends: logsumexp(weigh(log_masses, jnp.array(ends)), axis=-1)
+        evidence = lambda log_masses, ends: logsumexp(weigh(log_masses, jnp.array(ends)), axis=0)
         log_likelihood = lambda *ends: jnp.sum(evidence(posterior, ends) - evidence(prior, ends))
         return log_likelihood(END, END) - jnp.stack([log_likelihood(0.0, END), log_likelihood(END, 0.0)])
 
     prepared = _prepare(mixture)
-    rows = max(CHUNK // (x_t.shape[1] * x_t.shape[2]), 1)
+    rows = min(max(CHUNK // (x_t.shape[1] * x_t.shape[2]), 1), len(x_t))
+    x_t = x_t[: len(x_t) // rows * rows]  # calls of one size, so one compilation
     gain = sum(np.asarray(gains(prepared, x_t[first : first + rows])) for first in range(0, len(x_t), rows))
     return jnp.where(gain > END_GAIN * x_t.size, END, 0.0)
 
@@ -243,7 +313,7 @@ def _posterior(prepared, x_t, sigma):
     noise_variance = noise_variance[:, None, None]
     lost = jnp.einsum("kde,bke->bkd", jnp.square(axes), noise_variance / (variances[None] + noise_variance))
     rest = jnp.einsum("bpk,bkd->bpd", share, lost)  # 1 − own would be rounded away
-    return tuple(_average(part.reshape(patches.shape), x_t.shape) for part in (mean, own, rest))
+    return _average(jnp.stack([mean, own, rest]).reshape(3, *patches.shape), channels)
 
 
 @_highest
@@ -283,20 +353,22 @@ def _symmetric(upper, dim):
 
 def _patches(x, side):
     """[B, H, W, C] -> [B, H − P + 1, W − P + 1, P·P·C], every patch that lies inside."""
-    height, width = x.shape[1] - side + 1, x.shape[2] - side + 1
-    return jnp.concatenate([x[:, i : i + height, j : j + width] for i in range(side) for j in range(side)], axis=-1)
+    rows = jnp.stack([x[:, i : x.shape[1] - side + 1 + i] for i in range(side)], axis=-2)
+    both = jnp.stack([rows[:, :, j : x.shape[2] - side + 1 + j] for j in range(side)], axis=-2)
+    return both.reshape(*both.shape[:3], -1)
 
 
-def _average(patches, shape):
-    """[B, H − P + 1, W − P + 1, P·P·C] -> [B, H, W, C]: of each pixel the mean over its patches."""
-    side = shape[1] - patches.shape[1] + 1
-    total = jnp.zeros(shape, patches.dtype)
-    parts = jnp.split(patches, side * side, axis=-1)
-    for place, part in enumerate(parts):
-        i, j = divmod(place, side)
-        total = total.at[:, i : i + part.shape[1], j : j + part.shape[2]].add(part)
-    held = lambda size, number: np.minimum.reduce(
-        [np.arange(size) + 1, size - np.arange(size), np.full(size, side), np.full(size, number)]
-    )
-    counts = np.outer(held(shape[1], patches.shape[1]), held(shape[2], patches.shape[2]))
-    return total / jnp.asarray(counts[None, :, :, None], patches.dtype)
+def _average(patches, channels):
+    """[..., H − P + 1, W − P + 1, P·P·C] -> [..., H, W, C]: of each pixel the mean over its patches."""
+    side = math.isqrt(patches.shape[-1] // channels)
+    parts = patches.reshape(*patches.shape[:-1], side, side, channels)
+    return _overlap_mean(_overlap_mean(parts))
+
+
+def _overlap_mean(parts):
+    """[..., L − P + 1, K, P, C] -> [..., L, K, C]: of each place the mean over the windows of length P that hold it."""
+    number, side = parts.shape[-4], parts.shape[-2]
+    others = [(0, 0)] * (parts.ndim - 4)
+    shifted = [jnp.pad(parts[..., i, :], [*others, (i, side - 1 - i), (0, 0), (0, 0)]) for i in range(side)]
+    held = np.convolve(np.ones(number), np.ones(side))
+    return sum(shifted) / jnp.asarray(held.reshape(*[1] * (parts.ndim - 4), -1, 1, 1), parts.dtype)

@@ -173,16 +173,24 @@ def test_parts_of_one_gaussian_become_one(rng):
     np.testing.assert_allclose(np.sort(fitted.means[:, :3], axis=0), [[0] * 3, [0] * 3, [4] * 3], atol=0.05)
 
 
-def test_gaussians_that_overlap_stay_apart(rng):
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_gaussians_that_overlap_stay_apart(seed):
     x_0 = 2.5 * np.eye(2, 4)[np.arange(40_000) % 2]  # 3.5 standard deviations of the noise between them
-    x_tn = (x_0 + rng.standard_normal(x_0.shape)).astype(np.float32)
+    x_tn = (x_0 + np.random.default_rng(seed).standard_normal(x_0.shape)).astype(np.float32)
     fitted = fit_patch_mixture(x_tn, sigma_tn=1.0, components=8)
     np.testing.assert_allclose(np.sort(fitted.means[:, 0]), [0, 2.5], atol=0.1)
 
 
+def test_a_few_long_vectors_keep_their_gaussians(rng):
+    x_0 = 14 * np.eye(4, 24)[np.arange(1600) % 4]  # a covariance of 300 numbers has no say in 400 vectors of noise
+    x_tn = (x_0 + rng.standard_normal(x_0.shape)).astype(np.float32)
+    fitted = fit_patch_mixture(x_tn, sigma_tn=1.0, components=8)
+    np.testing.assert_allclose(fitted.weights, [0.25] * 4, atol=0.01)
+
+
 @pytest.mark.parametrize(("error", "left"), [(1e-6, 1.0), (0.5, 0.75), (2.0, 0.0), (9.0, 0.0)])
 def test_values_shrink_by_what_chance_would_spread_them(error, left):
-    """Of ±1 with errors of variance v: an excess of Q − 1 = 2/v − 1 over 2/v − 1/v, so 2 − v of 2 is no chance."""
+    """Of 5 ± 1 with errors of variance v: Q − 1 = 2/v − 1 over 2/v − 1/v is 2 − v, and the share (2 − v)/2 is left."""
     got = _shrink(np.array([4.0, 6.0]), np.array([error, error]))
     np.testing.assert_allclose(got, [5 - left, 5 + left], atol=1e-5)
 

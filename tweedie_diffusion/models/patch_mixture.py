@@ -25,6 +25,7 @@ FLOOR = 2.5e-5  # of every variance: .005 of the range [-1, 1], less than a step
 MAX_PATCHES = 4_000_000
 FEW_PATCHES = 200_000  # for the first passes
 PASSES, LAST_PASSES = 15, 3  # of expectation-maximisation, over few patches and over all of them
+MERGE_PASSES, MERGE_TRIALS = 5, 10  # before two components made one are judged; refused in a row
 END = 1.0  # ρ of an end of the range at which pixels sit
 END_GAIN = 0.005  # of the log-likelihood of a pixel by such an end: less may be a tail that is not quite Gaussian
 END_LEVEL = 0.1  # the least noise through which ends are looked for
@@ -160,7 +161,8 @@ def fit_patch_mixture(
     for _ in range(PASSES):
         mixture = maximise(expect(mixture, few)[0])
     if not points:
-        mixture = maximise(_merge(expect(mixture, few)[0], lambda total: expect(maximise(total), few), sigma_tn**2))
+        one_pass = lambda total: expect(maximise(total), few)
+        mixture = maximise(_merge(expect(mixture, few)[0], one_pass, dim, sigma_tn**2))
     for _ in range(LAST_PASSES):
         mixture = maximise(expect(mixture, count)[0])
     if not points:
@@ -191,36 +193,37 @@ def _first_mixture(images, chosen, side, components, points, noise_variance) -> 
     )
 
 
-def _moments(total: np.ndarray, dim: int, noise_variance: float):
-    """[K] counts, [K, D] means and [K, D, D] covariances, noise included, from the sums `total` [K, F].
+def _components(total: np.ndarray, dim: int, noise_variance: float):
+    """Of the sums `total` [K, F]: counts [K], means [K, D], axes [K, D, D], clean variances along them [K, D], and
+    which of these are within the spread of noise.
 
-    With a few patches without detail in each, so that a component of almost none keeps a covariance.
+    A few patches without detail are added to each, so that a component of almost none keeps a covariance.
     """
     count = total[:, 0] + 1e-6
     mean = total[:, 1 : 1 + dim] / count[:, None]
     second = np.asarray(_symmetric(total[:, 1 + dim :] / count[:, None], dim))
     covariance = second - mean[:, :, None] * mean[:, None]
     covariance += (noise_variance + FLOOR) * dim / count[:, None, None] * np.eye(dim)
-    return count, mean, covariance / (1 + dim / count)[:, None, None]
+    values, axes = np.linalg.eigh(covariance / (1 + dim / count)[:, None, None])
+    values -= noise_variance
+    spread = np.sqrt(dim / np.maximum(count, 1.0))[:, None]
+    return count, mean, axes, values, values < noise_variance * (2 * spread + spread**2)
 
 
 def _maximise(total: np.ndarray, dim: int, noise_variance: float, points: int) -> PatchMixture:
     """The mixture of largest likelihood for the shares that gave the sums `total` [K, F]."""
-    count, mean, covariance = _moments(total, dim, noise_variance)
-    values, axes = np.linalg.eigh(covariance)
-    values -= noise_variance
-    spread = np.sqrt(dim / np.maximum(count, 1.0))[:, None]
-    small = values < noise_variance * (2 * spread + spread**2)
+    count, mean, axes, values, small = _components(total, dim, noise_variance)
     number = np.maximum(small.sum(axis=1), 1)
     level = np.where(small, values, 0.0).sum(axis=1) / number
-    if len(level) > points + 1:
+    known = small.any(axis=1) & (count > 1) & (np.arange(len(count)) >= points)
+    if known.sum() > 1:
         error = 2 * (noise_variance + FLOOR) ** 2 / (count * number)
-        level[points:] = _shrink(level[points:], error[points:])
+        level[known] = _shrink(level[known], error[known])
     return _mixture(count / count.sum(), mean, axes, np.where(small, level[:, None], values), points)
 
 
 def _shrink(values: np.ndarray, error_variances: np.ndarray) -> np.ndarray:
-    """Towards their mean, as far as their errors alone would spread them (DerSimonian and Laird 1986)."""
+    """Values drawn to their mean: what their errors explain of their spread is taken out (DerSimonian and Laird)."""
     weights = 1 / error_variances
     mean = weights @ values / weights.sum()
     excess = weights @ np.square(values - mean) - (len(values) - 1)
@@ -228,45 +231,61 @@ def _shrink(values: np.ndarray, error_variances: np.ndarray) -> np.ndarray:
     return mean + spread / (spread + error_variances) * (values - mean)
 
 
-def _merge(total: np.ndarray, one_pass, noise_variance: float) -> np.ndarray:
+def _merge(total: np.ndarray, one_pass, dim: int, noise_variance: float) -> np.ndarray:
     """Rows of `total` added up, two at a time, while Schwarz's criterion is for one Gaussian instead of both.
 
-    Random starts leave some of the Gaussians of a true mixture in parts. The two are tried first whose union costs
-    least if each vector is of one component; a pass of expectation-maximisation follows before they are judged. Not for
-    patches: none of their components is more than a help.
+    Random starts leave some of the Gaussians of a true mixture in parts. Pairs are tried in the order in which their
+    union raises the cost of the vectors, each taken as of one component; a few passes of expectation-maximisation
+    follow before one is judged. Not for patches, whose components overlap because their law is no mixture of a few.
 
     Args:
         total: [K, F].
         one_pass: [K, F] -> the sums by the mixture that they make, and its log likelihood.
+        dim: D.
         noise_variance: σ_tn².
     """
-    alive, refused = list(range(len(total))), set()
-    penalty = total.shape[1] / 2 * math.log(total[:, 0].sum())
-    cost = lambda row: _classification_cost(row, noise_variance)
-    before = one_pass(total)[1]
-    while pairs := set(itertools.combinations(alive, 2)) - refused:
-        alone = {k: cost(total[k]) for k in alive}
-        rise, keep, drop = min((cost(total[k] + total[n]) - alone[k] - alone[n], k, n) for k, n in pairs)
-        if rise > penalty:
-            break
-        merged, left = np.zeros_like(total), [k for k in alive if k != drop]
-        merged[left] = total[left]
-        merged[keep] += total[drop]
-        merged[left] = one_pass(merged)[0][left]
-        after = one_pass(merged)[1]
-        if before - after > penalty:
-            refused.add((keep, drop))
+    alive, log_count = np.flatnonzero(total[:, 0] > 1), math.log(total[:, 0].sum())
+
+    def settle(total, alive):
+        """Rows without patches stay, as zeros: one shape is compiled once."""
+        kept, log_likelihood = np.isin(np.arange(len(total)), alive)[:, None], 0.0
+        for _ in range(MERGE_PASSES):
+            total, log_likelihood = one_pass(np.where(kept, total, 0.0))
+        return np.where(kept, total, 0.0), log_likelihood
+
+    def candidates(total, alive):
+        """(rise of the cost, penalty of a second Gaussian, the two), the least rise first."""
+        cost, numbers = _cost_and_numbers(total[alive], dim, noise_variance)
+        for i, j in itertools.combinations(range(len(alive)), 2):
+            union = total[alive[i]] + total[alive[j]]
+            (cost_of_one,), (numbers_of_one,) = _cost_and_numbers(union[None], dim, noise_variance)
+            penalty = (numbers[i] + numbers[j] - numbers_of_one) / 2 * log_count
+            if (rise := cost_of_one - cost[i] - cost[j]) <= penalty:
+                yield rise, penalty, alive[i], alive[j]
+
+    total, before = settle(total, alive)
+    while True:
+        for _, penalty, keep, drop in sorted(candidates(total, alive))[:MERGE_TRIALS]:
+            union = total.copy()
+            union[keep] += union[drop]
+            left = alive[alive != drop]
+            merged, after = settle(union, left)
+            if before - after <= penalty:
+                total, before, alive = merged, after, left
+                break
         else:
-            total, before, alive = merged, after, left
-            refused = {pair for pair in refused if keep not in pair}
-    return total[alive]
+            return total[alive]
 
 
-def _classification_cost(row: np.ndarray, noise_variance: float) -> float:
-    """−log likelihood of the vectors of one component and of being of it, up to what all partitions share."""
-    dim = (math.isqrt(8 * len(row) + 1) - 3) // 2  # of 1 + D + D(D + 1)/2 sums
-    (count,), _, (covariance,) = _moments(row[None], dim, noise_variance)
-    return float(count / 2 * np.linalg.slogdet(covariance)[1] - count * math.log(count))
+def _cost_and_numbers(total: np.ndarray, dim: int, noise_variance: float):
+    """Of each component [K]: −log likelihood of its vectors and of being of it, up to what all partitions share; and
+    how many numbers describe it: weight, mean, level, the d variances above the spread of noise, and their axes.
+    """
+    count, _, _, values, small = _components(total, dim, noise_variance)
+    above = dim - small.sum(axis=1)
+    numbers = 2 + dim + above + above * (dim - (above + 1) / 2)
+    log_determinant = np.log(np.maximum(values, FLOOR) + noise_variance).sum(axis=1)
+    return count * (log_determinant / 2 - np.log(count)), numbers
 
 
 def _mixture(weights, means, axes, variances, points) -> PatchMixture:

@@ -182,7 +182,7 @@ def test_gaussians_that_overlap_stay_apart(seed):
 
 
 def test_a_few_long_vectors_keep_their_gaussians(rng):
-    x_0 = 14 * np.eye(4, 24)[np.arange(1600) % 4]  # a covariance of 300 numbers has no say in 400 vectors of noise
+    x_0 = 14 * np.eye(4, 32)[np.arange(1000) % 4]  # of noise, not of a covariance of 528 numbers each
     x_tn = (x_0 + rng.standard_normal(x_0.shape)).astype(np.float32)
     fitted = fit_patch_mixture(x_tn, sigma_tn=1.0, components=8)
     np.testing.assert_allclose(fitted.weights, [0.25] * 4, atol=0.01)

@@ -52,7 +52,7 @@ def test_the_mixture_is_fitted_once_and_serves_every_later_use_of_the_run(config
 
 def test_a_perceptron_corrects_a_mixture_of_vectors(tmp_path):
     config = default_config()
-    config.data.source, config.data.sigma_tn, config.data.num_examples = "mixture_2d", 0.3, 4000
+    config.data.source, config.data.sigma_tn, config.data.num_examples = "mixture_2d", 0.3, 30_000
     config.model.network, config.model.width, config.model.patch_components = "mlp", 8, 32
     config.training.steps, config.training.save_every, config.consistency.weight = 2, 2, 0.0
     config.sampling.num_steps, config.evaluation.sigmas = 2, (0.1,)

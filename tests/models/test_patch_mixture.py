@@ -8,7 +8,8 @@ import scipy.integrate
 from scipy.stats import norm
 
 from tweedie_diffusion.diffusion.oracles import mixture_denoiser
-from tweedie_diffusion.models.patch_mixture import PatchMixture, _shrink, fit_patch_mixture, patch_denoiser
+from tweedie_diffusion.models.components import shrink
+from tweedie_diffusion.models.patch_mixture import PatchMixture, fit_patch_mixture, patch_denoiser
 
 K, SIDE, CHANNELS = 3, 2, 2
 D = SIDE * SIDE * CHANNELS
@@ -191,7 +192,7 @@ def test_a_few_long_vectors_keep_their_gaussians(rng):
 @pytest.mark.parametrize(("error", "left"), [(1e-6, 1.0), (0.5, 0.75), (2.0, 0.0), (9.0, 0.0)])
 def test_values_shrink_by_what_chance_would_spread_them(error, left):
     """Of 5 ± 1 with errors of variance v: Q − 1 = 2/v − 1 over 2/v − 1/v is 2 − v, and the share (2 − v)/2 is left."""
-    got = _shrink(np.array([4.0, 6.0]), np.array([error, error]))
+    got = shrink(np.array([4.0, 6.0]), np.array([error, error]))
     np.testing.assert_allclose(got, [5 - left, 5 + left], atol=1e-5)
 
 

@@ -7,7 +7,6 @@ covariances, and these the noise hides from no one: each noisy patch has the cov
 """
 
 import dataclasses
-import itertools
 import math
 
 import jax
@@ -18,14 +17,13 @@ from jax.scipy.special import logsumexp
 from tweedie_diffusion.diffusion.oracles import mixture_denoiser_along
 from tweedie_diffusion.diffusion.rows import as_rows, expand
 from tweedie_diffusion.diffusion.types import DenoiseFn
+from tweedie_diffusion.models.components import FLOOR, components_of, merge, shrink, symmetric
 from tweedie_diffusion.models.range_ends import in_range, weigh
 
 POINTS = 4  # components that are one patch, as a background is: no variance
-FLOOR = 2.5e-5  # of every variance: .005 of the range [-1, 1], less than a step of 8 bits
 MAX_PATCHES = 4_000_000
 FEW_PATCHES = 200_000  # for the first passes
 PASSES, LAST_PASSES = 15, 3  # of expectation-maximisation, over few patches and over all of them
-MERGE_PASSES, MERGE_TRIALS = 5, 10  # before two components made one are judged; refused in a row
 END = 1.0  # ρ of an end of the range at which pixels sit
 END_GAIN = 0.005  # of the log-likelihood of a pixel by such an end: less may be a tail that is not quite Gaussian
 END_LEVEL = 0.1  # the least noise through which ends are looked for
@@ -162,7 +160,7 @@ def fit_patch_mixture(
         mixture = maximise(expect(mixture, few)[0])
     if not points:
         one_pass = lambda total: expect(maximise(total), few)
-        mixture = maximise(_merge(expect(mixture, few)[0], one_pass, dim, sigma_tn**2))
+        mixture = maximise(merge(expect(mixture, few)[0], one_pass, dim, sigma_tn**2))
     for _ in range(LAST_PASSES):
         mixture = maximise(expect(mixture, count)[0])
     if not points:
@@ -193,99 +191,16 @@ def _first_mixture(images, chosen, side, components, points, noise_variance) -> 
     )
 
 
-def _components(total: np.ndarray, dim: int, noise_variance: float):
-    """Of the sums `total` [K, F]: counts [K], means [K, D], axes [K, D, D], clean variances along them [K, D], and
-    which of these are within the spread of noise.
-
-    A few patches without detail are added to each, so that a component of almost none keeps a covariance.
-    """
-    count = total[:, 0] + 1e-6
-    mean = total[:, 1 : 1 + dim] / count[:, None]
-    second = np.asarray(_symmetric(total[:, 1 + dim :] / count[:, None], dim))
-    covariance = second - mean[:, :, None] * mean[:, None]
-    covariance += (noise_variance + FLOOR) * dim / count[:, None, None] * np.eye(dim)
-    values, axes = np.linalg.eigh(covariance / (1 + dim / count)[:, None, None])
-    values -= noise_variance
-    spread = np.sqrt(dim / np.maximum(count, 1.0))[:, None]
-    return count, mean, axes, values, values < noise_variance * (2 * spread + spread**2)
-
-
 def _maximise(total: np.ndarray, dim: int, noise_variance: float, points: int) -> PatchMixture:
     """The mixture of largest likelihood for the shares that gave the sums `total` [K, F]."""
-    count, mean, axes, values, small = _components(total, dim, noise_variance)
+    count, mean, axes, values, small = components_of(total, dim, noise_variance)
     number = np.maximum(small.sum(axis=1), 1)
     level = np.where(small, values, 0.0).sum(axis=1) / number
     known = small.any(axis=1) & (count > 1) & (np.arange(len(count)) >= points)
     if known.sum() > 1:
         error = 2 * (noise_variance + FLOOR) ** 2 / (count * number)
-        level[known] = _shrink(level[known], error[known])
+        level[known] = shrink(level[known], error[known])
     return _mixture(count / count.sum(), mean, axes, np.where(small, level[:, None], values), points)
-
-
-def _shrink(values: np.ndarray, error_variances: np.ndarray) -> np.ndarray:
-    """Values drawn to their mean: what their errors explain of their spread is taken out (DerSimonian and Laird)."""
-    weights = 1 / error_variances
-    mean = weights @ values / weights.sum()
-    excess = weights @ np.square(values - mean) - (len(values) - 1)
-    spread = max(excess / (weights.sum() - np.square(weights).sum() / weights.sum()), 0.0)
-    return mean + spread / (spread + error_variances) * (values - mean)
-
-
-def _merge(total: np.ndarray, one_pass, dim: int, noise_variance: float) -> np.ndarray:
-    """Rows of `total` added up, two at a time, while Schwarz's criterion is for one Gaussian instead of both.
-
-    Random starts leave some of the Gaussians of a true mixture in parts. Pairs are tried in the order in which their
-    union raises the cost of the vectors, each taken as of one component; a few passes of expectation-maximisation
-    follow before one is judged. Not for patches, whose components overlap because their law is no mixture of a few.
-
-    Args:
-        total: [K, F].
-        one_pass: [K, F] -> the sums by the mixture that they make, and its log likelihood.
-        dim: D.
-        noise_variance: σ_tn².
-    """
-    alive, log_count = np.flatnonzero(total[:, 0] > 1), math.log(total[:, 0].sum())
-
-    def settle(total, alive):
-        """Rows without patches stay, as zeros: one shape is compiled once."""
-        kept, log_likelihood = np.isin(np.arange(len(total)), alive)[:, None], 0.0
-        for _ in range(MERGE_PASSES):
-            total, log_likelihood = one_pass(np.where(kept, total, 0.0))
-        return np.where(kept, total, 0.0), log_likelihood
-
-    def candidates(total, alive):
-        """(rise of the cost, penalty of a second Gaussian, the two), the least rise first."""
-        cost, numbers = _cost_and_numbers(total[alive], dim, noise_variance)
-        for i, j in itertools.combinations(range(len(alive)), 2):
-            union = total[alive[i]] + total[alive[j]]
-            (cost_of_one,), (numbers_of_one,) = _cost_and_numbers(union[None], dim, noise_variance)
-            penalty = (numbers[i] + numbers[j] - numbers_of_one) / 2 * log_count
-            if (rise := cost_of_one - cost[i] - cost[j]) <= penalty:
-                yield rise, penalty, alive[i], alive[j]
-
-    total, before = settle(total, alive)
-    while True:
-        for _, penalty, keep, drop in sorted(candidates(total, alive))[:MERGE_TRIALS]:
-            union = total.copy()
-            union[keep] += union[drop]
-            left = alive[alive != drop]
-            merged, after = settle(union, left)
-            if before - after <= penalty:
-                total, before, alive = merged, after, left
-                break
-        else:
-            return total[alive]
-
-
-def _cost_and_numbers(total: np.ndarray, dim: int, noise_variance: float):
-    """Of each component [K]: −log likelihood of its vectors and of being of it, up to what all partitions share; and
-    how many numbers describe it: weight, mean, level, the d variances above the spread of noise, and their axes.
-    """
-    count, _, _, values, small = _components(total, dim, noise_variance)
-    above = dim - small.sum(axis=1)
-    numbers = 2 + dim + above + above * (dim - (above + 1) / 2)
-    log_determinant = np.log(np.maximum(values, FLOOR) + noise_variance).sum(axis=1)
-    return count * (log_determinant / 2 - np.log(count)), numbers
 
 
 def _mixture(weights, means, axes, variances, points) -> PatchMixture:
@@ -326,7 +241,7 @@ def _posterior(prepared, x_t, sigma):
     patches = _patches(x_t, side)
     flat = patches.reshape(len(x_t), -1, dim)
     share = jax.nn.softmax(jnp.einsum("bpf,bfk->bpk", _features(flat), logits), axis=-1)
-    gain = _symmetric(jnp.einsum("bpk,bks->bps", share, gains), dim)
+    gain = symmetric(jnp.einsum("bpk,bks->bps", share, gains), dim)
     mean = jnp.einsum("bpde,bpe->bpd", gain, flat) + jnp.einsum("bpk,bkd->bpd", share, offsets)
     own = jnp.diagonal(gain, axis1=-2, axis2=-1)
     noise_variance = noise_variance[:, None, None]
@@ -361,13 +276,6 @@ def _features(x):
     """[..., D] -> [..., F]: 1, x and the products of its entries, each once."""
     first, second = np.triu_indices(x.shape[-1])
     return jnp.concatenate([jnp.ones_like(x[..., :1]), x, x[..., first] * x[..., second]], axis=-1)
-
-
-def _symmetric(upper, dim):
-    """[..., D(D+1)/2] -> [..., D, D]."""
-    index = np.zeros((dim, dim), int)
-    index[np.triu_indices(dim)] = np.arange(dim * (dim + 1) // 2)
-    return upper[..., np.maximum(index, index.T)]
 
 
 def _patches(x, side):

@@ -32,7 +32,7 @@ from tweedie_diffusion import program
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.evaluation.curves import denoising_curve
-from tweedie_diffusion.training.config import Config, flatten
+from tweedie_diffusion.training.config import Config, default_config, flatten
 from tweedie_diffusion.training.health import data_warnings
 from tweedie_diffusion.training.loop import Diverged, Stopped, open_data, train
 from tweedie_diffusion.training.trained import TrainedModel, load_run
@@ -57,10 +57,16 @@ def study_config(study: Study, seed: int, sigma_tn: float) -> Config:
 
 
 def row_config(study: Study, road: str, seed: int, sigma_tn: float) -> Config:
-    """The settings of one row; where its noise is a mistake, before the data are made."""
+    """The settings of one row; where its noise is a mistake, before the data are made.
+
+    Those of a term of no weight are the defaults, so that training that sees no noise is the same for every σ_tn.
+    """
     config = study_config(study, seed, sigma_tn)
     with config.unlocked():
         config.update_from_flattened_dict(ROADS[road])
+        for term in ("consistency", "refresh"):
+            if not config[term].weight:
+                config[term].update({**default_config()[term], "weight": 0.0})
     return config
 
 
@@ -75,22 +81,24 @@ def digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def train_row(study: Study, road: str, seed: int, sigma_tn: float, workdir: Path) -> dict:
-    """Train one row and measure it. What is in `workdir` already is not done again.
+def train_row(study: Study, road: str, seed: int, sigma_tn: float, folder: Path) -> dict:
+    """Train one row and measure it. What is in `folder` already is not done again.
 
     Returns:
         road, seed, sigma_tn, status ("done", or why it failed), what made it (settings, commit, hardware, date),
         seconds, and what `measure` found.
 
     Raises:
-        InputError: for a setting that cannot be used, or a row of other settings in `workdir`.
+        InputError: for a setting that cannot be used, or a row of other settings in `folder`.
     """
-    config, written = row_config(study, road, seed, sigma_tn), workdir / "row.json"
+    config = row_config(study, road, seed, sigma_tn)
+    written = _workdir_of(folder, road, sigma_tn, seed) / "row.json"
+    workdir = _workdir_of(folder, road, config.data.sigma_tn, seed)  # clean training serves every σ_tn
     settings = digest(config)
     if written.is_file():
         row = json.loads(written.read_text())
         if row["settings"] != settings:
-            raise InputError(f"{written} was made with other settings: remove {workdir}, or use another --workdir")
+            raise InputError(f"{written} is of other settings: remove {written.parent}, or use another --workdir")
         return row
     row = {"road": road, "seed": seed, "sigma_tn": sigma_tn, "settings": settings, **_provenance()}
     dataset = open_data(study_config(study, seed, sigma_tn).data)
@@ -103,6 +111,7 @@ def train_row(study: Study, road: str, seed: int, sigma_tn: float, workdir: Path
     else:
         row |= {"status": "done", **seconds_of(workdir), **measure(study, dataset, load_run(workdir), sigma_tn, seed)}
         row["warned"] = bool(data_warnings(open_data(config.data)))
+    written.parent.mkdir(parents=True, exist_ok=True)
     written.write_text(json.dumps(row, indent=1) + "\n")
     return row
 
@@ -186,7 +195,7 @@ def run_study(study: Study) -> None:
         for sigma_tn in map(float, _SIGMA_TN.value or study.sigma_tn):
             for road in roads:
                 print(f"{road}, σ_tn = {sigma_tn:g}, seed {seed}", flush=True)
-                train_row(study, road, seed, sigma_tn, _workdir_of(folder, road, sigma_tn, seed))
+                train_row(study, road, seed, sigma_tn, folder)
     if study.oracle and "default" in roads:
         sigma_tn, seed = study.sigma_tn[0], int(_SEEDS.value[0])
         dataset = open_data(study_config(study, seed, sigma_tn).data)

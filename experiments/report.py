@@ -82,6 +82,7 @@ def _draw(path, study, rows, sigma_tn):
         save_bars(path, {road: float(np.mean(values)) for road, values in gaps.items() if values}, label="gap closed")
         return
     first = {road: group[0]["curve"] for road, group in by_road(done).items()}
-    shown = [road for road in (CLEAN, ADSM, "paper's code", "default") if road in first]
+    order = (CLEAN, ADSM, "paper's code", "default")
+    shown = [road for road in order if road in first]
     curves = {road: {name: np.asarray(values) for name, values in first[road].items()} for road in shown}
-    save_curves(path, curves, sigma_tn=[sigma_tn])
+    save_curves(path, curves, sigma_tn=[sigma_tn], order=order)

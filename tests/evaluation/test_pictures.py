@@ -1,4 +1,4 @@
-import matplotlib
+import matplotlib.axes
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,6 +121,19 @@ def test_no_curve_is_left_out(tmp_path, monkeypatch):
     )
     save_curves(tmp_path / "a.png", {str(n): curve(n + 1) for n in range(6)})
     assert drawn == [["0", "1", "2", "3", "4", "5"]]
+
+
+def test_a_curve_in_the_order_looks_the_same_whichever_others_are_shown(tmp_path, monkeypatch):
+    looks = []
+    keep = lambda axis, **kw: looks.extend(
+        (line.get_color(), line.get_linestyle()) for line, *_ in axis.get_legend_handles_labels()[0]
+    )
+    monkeypatch.setattr(matplotlib.axes.Axes, "legend", keep)
+    for names in ("abc", "cd"):
+        save_curves(tmp_path / "a.png", {name: curve(3) for name in names}, order="abc")
+    a, b, c, again, d = looks
+    assert c == again
+    assert len({a, b, c, d}) == 4
 
 
 def test_bars_are_as_long_as_their_values(tmp_path, monkeypatch):

@@ -10,6 +10,9 @@ from PIL import Image
 MIN_TILE = 48  # small images are enlarged by whole pixels to at least this height
 
 
+_LOOKS = (("#d1495b", "-"), ("#2f6690", "-"), ("#e09f3e", "--"), ("#3b8b5d", "-"))  # of curves
+
+
 def to_display(x: np.ndarray) -> np.ndarray:
     """[N, H, W, C] in [-1, 1] to uint8 [N, H, W] (grey) or [N, H, W, 3]; other channel counts show their first."""
     grey = x.shape[-1] != 3
@@ -68,13 +71,25 @@ def save_strip(path: Path, rows: dict[str, np.ndarray]) -> None:
     _save(figure, path)
 
 
-def save_curves(path: Path, curves: dict[str, dict[str, np.ndarray]], *, sigma_tn: Sequence[float] = ()) -> None:
-    """A PNG of MSE/σ² over σ for each named curve of `evaluation.curves`, with a line at the data's noise."""
+def save_curves(
+    path: Path,
+    curves: dict[str, dict[str, np.ndarray]],
+    *,
+    sigma_tn: Sequence[float] = (),
+    order: Sequence[str] = (),
+) -> None:
+    """A PNG of MSE/σ² over σ for each named curve of `evaluation.curves`, with a line at the data's noise.
+
+    A name in `order` looks the same whichever others are shown. The third is dashed: it shows on one it coincides with.
+    """
     figure, (axis,) = _figure(1, 1, width=5.5, height=3.6)
-    colors = ("#d1495b", "#2f6690", "#3b8b5d", "#8d6a9f")
-    for color, (name, curve) in zip(itertools.cycle(colors), curves.items(), strict=False):
+    looks = dict(zip([*order, *(name for name in curves if name not in order)], itertools.cycle(_LOOKS), strict=False))
+    for name, curve in curves.items():
         error = 2 * curve["standard_error"] if "standard_error" in curve else None
-        axis.errorbar(curve["sigma"], curve["relative_mse"], error, label=name, color=color, marker="o", ms=3.5, lw=1.5)
+        color, line = looks[name]
+        axis.errorbar(
+            curve["sigma"], curve["relative_mse"], error, label=name, color=color, ls=line, marker="o", ms=3.5, lw=1.5
+        )
     for level in sigma_tn:
         axis.axvline(level, color="0.6", lw=1, ls="--")
         axis.text(level, 1.02, " noise of the data", color="0.45", fontsize=8, transform=axis.get_xaxis_transform())

@@ -125,8 +125,11 @@ def _fashion(sigma_tn, path):
 
 
 def _cifar(sigma_tn, path):
-    """Sized for two CPU cores; a larger network is a setting away."""
+    """Sized for two CPU cores; a larger network and more steps are settings away."""
     config = _from_file(digits_noisy.get_config(), sigma_tn, path)
+    config.training.steps = 300
+    config.consistency.start = config.refresh.start = 150
+    config.consistency.ramp_steps = 50
     config.model.channels = 32
     config.model.channel_multipliers = (1, 2, 2)
     config.model.patch_components = 64

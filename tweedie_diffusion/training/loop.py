@@ -179,7 +179,7 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
         for warning in data_warnings(dataset):
             metrics.say(f"warning: {warning}")
         for step in range(first, training.steps):
-            if terms != (terms := _terms(config, step)):
+            if terms != (terms := terms_at(config, step)):
                 metrics.say(f"step {step}: compiling {' + '.join(['ambient score matching', *terms])}")
             if "refresh" in terms and step == config.refresh.start:
                 metrics.say(f"step {step}: drawing {config.refresh.capacity} images from the posterior")
@@ -210,8 +210,8 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
     return state
 
 
-def _terms(config, step: int) -> list[str]:
-    """The terms below the data's noise that are part of the objective at a step."""
+def terms_at(config, step: int) -> list[str]:
+    """The terms below the data's noise, consistency and refresh, that are part of the objective at a step."""
     consistency, refresh = config.consistency, config.refresh
     terms = []
     if consistency.weight and consistency.start <= step < (consistency.stop or step + 1):

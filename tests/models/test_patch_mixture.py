@@ -48,6 +48,16 @@ def test_a_pixel_is_the_mean_over_the_patches_that_hold_it(rng, mixture):
     np.testing.assert_allclose(got, total / held, atol=1e-4)
 
 
+def test_draws_of_draws_are_denoised_as_they_are_one_by_one(rng, mixture):
+    """XLA 0.10 crashed here when the arrays had an axis for rows, columns and channels each."""
+    x_t = jnp.asarray(rng.standard_normal((1, 2, 4, 12, 12, CHANNELS)), jnp.float32)
+    sigma = jnp.full((1, 2, 4), 0.3)
+    denoise = patch_denoiser(dataclasses.replace(mixture, ends=jnp.array([0.5, 0.5])))
+    got = jax.jit(jax.vmap(jax.vmap(denoise)))(x_t, sigma)
+    one_by_one = denoise(x_t.reshape(8, *x_t.shape[3:]), 0.3)
+    np.testing.assert_allclose(got.reshape(one_by_one.shape), one_by_one, atol=1e-5)
+
+
 def test_no_mean_leaves_the_range_of_clean_images(mixture):
     x_t = jnp.linspace(-2, 2, 64).reshape(2, 4, 4, CHANNELS)
     for ends in ([0.0, 0.0], [0.5, 2.0]):

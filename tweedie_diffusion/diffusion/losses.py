@@ -161,9 +161,10 @@ def consistency_loss(
         x_s = jax.lax.stop_gradient(step(draw_key, sampler, x_t, sigma_t, sigma_s, sign=sign))
         return denoise(x_s, sigma_s)
 
-    # All draws in one call of the network: [K draws, 1 or 2 signs, B, ...].
-    over_signs = jax.vmap(low, in_axes=(None, 0))
-    differences = jax.vmap(over_signs, in_axes=(0, None))(split(key, draws), signs) - high[None, None]
+    # All draws in one call of the network, and over one axis, which costs its arrays one more: [K draws · signs, B, ...].
+    keys = jnp.repeat(split(key, draws), len(signs), axis=0)
+    differences = jax.vmap(low)(keys, jnp.tile(signs, draws)) - high[None]
+    differences = differences.reshape(draws, len(signs), *x_t.shape)
     square = jnp.square(differences).mean(axis=(0, 1))
     each = differences.mean(axis=1)
     if draws <= 2:

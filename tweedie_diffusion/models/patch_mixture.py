@@ -83,12 +83,15 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
                 held = mixture.means.shape[1]
                 raise ValueError(f"the mixture is of {held} values, and the vectors have {x_t.shape[1]}")
             return of_vectors(x_t, sigma)
-        mean, own, rest = _posterior(prepared, x_t, sigma)
+        # Pixels in one row, here and in `_average`: what XLA (0.10) makes for CPUs of reductions over arrays of seven
+        # axes writes past them and crashes, and `vmap` over draws makes seven of [3, B, H, W, C].
+        pixels = x_t.reshape(len(x_t), -1)
+        mean, own, rest = (average.reshape(pixels.shape) for average in _posterior(prepared, x_t, sigma))
         bounds = jnp.where(mixture.ends > 0, jnp.clip(jnp.array([low, high]), -FAR, FAR), jnp.array([-FAR, FAR]))
-        noise_variance = expand(jnp.square(as_rows(sigma, x_t)), x_t)
-        places, _, posterior = in_range(x_t, mean, own, rest, noise_variance, bounds)
+        noise_variance = jnp.square(as_rows(sigma, x_t))[:, None]
+        places, _, posterior = in_range(pixels, mean, own, rest, noise_variance, bounds)
         share = jax.nn.softmax(weigh(posterior, mixture.ends), axis=0)
-        return jnp.clip(jnp.sum(share * places, axis=0), low, high)
+        return jnp.clip(jnp.sum(share * places, axis=0), low, high).reshape(x_t.shape)
 
     return denoise
 
@@ -247,7 +250,8 @@ def _posterior(prepared, x_t, sigma):
     noise_variance = noise_variance[:, None, None]
     lost = jnp.einsum("kde,bke->bkd", jnp.square(axes), noise_variance / (variances[None] + noise_variance))
     rest = jnp.einsum("bpk,bkd->bpd", share, lost)  # 1 − own would be rounded away
-    return _average(jnp.stack([mean, own, rest]).reshape(3, *patches.shape), channels)
+    averages = _average(jnp.stack([mean, own, rest], axis=1).reshape(len(x_t), 3, *patches.shape[1:]), channels)
+    return averages[:, 0], averages[:, 1], averages[:, 2]
 
 
 @_highest
@@ -287,15 +291,16 @@ def _patches(x, side):
 
 def _average(patches, channels):
     """[..., H − P + 1, W − P + 1, P·P·C] -> [..., H, W, C]: of each pixel the mean over its patches."""
-    side = math.isqrt(patches.shape[-1] // channels)
-    parts = patches.reshape(*patches.shape[:-1], side, side, channels)
-    return _overlap_mean(_overlap_mean(parts))
+    *others, rows, columns, dim = patches.shape
+    side = math.isqrt(dim // channels)
+    across = _overlap_mean(patches.reshape(-1, columns, side, side, channels))
+    both = _overlap_mean(across.reshape(-1, rows, columns + side - 1, side, channels))
+    return both.reshape(*others, *both.shape[1:])
 
 
 def _overlap_mean(parts):
-    """[..., L − P + 1, K, P, C] -> [..., L, K, C]: of each place the mean over the windows of length P that hold it."""
-    number, side = parts.shape[-4], parts.shape[-2]
-    others = [(0, 0)] * (parts.ndim - 4)
-    shifted = [jnp.pad(parts[..., i, :], [*others, (i, side - 1 - i), (0, 0), (0, 0)]) for i in range(side)]
+    """[N, L − P + 1, K, P, C] -> [N, L, K, C]: of each place the mean over the windows of length P that hold it."""
+    number, side = parts.shape[1], parts.shape[3]
+    shifted = [jnp.pad(parts[..., i, :], [(0, 0), (i, side - 1 - i), (0, 0), (0, 0)]) for i in range(side)]
     held = np.convolve(np.ones(number), np.ones(side))
-    return sum(shifted) / jnp.asarray(held.reshape(*[1] * (parts.ndim - 4), -1, 1, 1), parts.dtype)
+    return sum(shifted) / jnp.asarray(held[None, :, None, None], parts.dtype)

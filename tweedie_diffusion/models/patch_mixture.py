@@ -15,7 +15,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from tweedie_diffusion.diffusion.oracles import mixture_denoiser_along
-from tweedie_diffusion.diffusion.rows import as_rows, expand
+from tweedie_diffusion.diffusion.rows import as_rows
 from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.models.components import FLOOR, components_of, merge, shrink, symmetric
 from tweedie_diffusion.models.range_ends import in_range, weigh

@@ -64,19 +64,16 @@ def row_config(study: Study, road: str, seed: int, sigma_tn: float) -> Config:
     config = study_config(study, seed, sigma_tn)
     with config.unlocked():
         config.update_from_flattened_dict(ROADS[road])
-        for term in ("consistency", "refresh"):
-            if not config[term].weight:
-                config[term].update({**default_config()[term], "weight": 0.0})
+        for term in _unused(config):
+            config[term].update({**default_config()[term], "weight": 0.0})
     return config
 
 
 def digest(config: Config) -> str:
     """What tells settings apart, wherever the data lie: those of a term of no weight do not."""
-    off = [f"{term}." for term in ("consistency", "refresh") if not config[term].weight]
+    unused = _unused(config)
     settings = {
-        key: value
-        for key, value in flatten(config).items()
-        if key != "data.source" and not any(key.startswith(term) for term in off)
+        key: value for key, value in flatten(config).items() if key != "data.source" and key.split(".")[0] not in unused
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -209,6 +206,11 @@ def run_study(study: Study) -> None:
     here = [json.loads(path.read_text()) for path in sorted(folder.rglob("row.json"))]
     rows = {(row["sigma_tn"], row["seed"], row["road"]): row for row in [*earlier, *here]}
     print(write_report(docs, _STUDY.value, study, [rows[key] for key in sorted(rows)], about))
+
+
+def _unused(config):
+    """The terms of no weight."""
+    return [term for term in ("consistency", "refresh") if not config[term].weight]
 
 
 def _workdir_of(folder, road, sigma_tn, seed):

@@ -96,10 +96,9 @@ def main(arguments):
     steps, once = cost(config, dataset)
     print("\nAmbient score matching alone:", end=" ")
     alone_steps, alone_once = cost(alone, dataset)
-    print(
-        f"\n{config.training.steps} steps take {steps / alone_steps:.2f} times as long as ADSM alone; with compilation"
-    )
-    print(f"and the fit of the mixture {(steps + once) / (alone_steps + alone_once):.2f} times.")
+    ratio, with_all = steps / alone_steps, (steps + once) / (alone_steps + alone_once)
+    print(f"\n{config.training.steps} steps take {ratio:.2f} times as long as those of ADSM alone;")
+    print(f"with compilation and the fit of the mixture, {with_all:.2f} times.")
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def consistency_loss(
         x_s = jax.lax.stop_gradient(step(draw_key, sampler, x_t, sigma_t, sigma_s, sign=sign))
         return denoise(x_s, sigma_s)
 
-    # All draws in one call of the network, over one new axis, [K draws · signs, B, ...]: see patch_denoiser.
+    # All draws in one call of the network, over one axis [K draws · signs, B, ...]: each more strains XLA on a CPU.
     keys = jnp.repeat(split(key, draws), len(signs), axis=0)
     differences = jax.vmap(low)(keys, jnp.tile(signs, draws)) - high[None]
     differences = differences.reshape(draws, len(signs), *x_t.shape)

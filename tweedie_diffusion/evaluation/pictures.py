@@ -8,8 +8,6 @@ import numpy as np
 from PIL import Image
 
 MIN_TILE = 48  # small images are enlarged by whole pixels to at least this height
-
-
 _LOOKS = (("#d1495b", "-"), ("#2f6690", "-"), ("#e09f3e", "--"), ("#3b8b5d", "-"))  # of curves
 
 
@@ -83,7 +81,7 @@ def save_curves(
     A name in `order` looks the same whichever others are shown. The third is dashed: it shows on one it coincides with.
     """
     figure, (axis,) = _figure(1, 1, width=5.5, height=3.6)
-    looks = dict(zip([*order, *(name for name in curves if name not in order)], itertools.cycle(_LOOKS), strict=False))
+    looks = dict(zip(dict.fromkeys([*order, *curves]), itertools.cycle(_LOOKS), strict=False))
     for name, curve in curves.items():
         error = 2 * curve["standard_error"] if "standard_error" in curve else None
         color, line = looks[name]

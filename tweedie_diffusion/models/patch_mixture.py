@@ -83,8 +83,8 @@ def patch_denoiser(mixture: PatchMixture, *, value_range: tuple[float, float] = 
                 held = mixture.means.shape[1]
                 raise ValueError(f"the mixture is of {held} values, and the vectors have {x_t.shape[1]}")
             return of_vectors(x_t, sigma)
-        # Pixels in one row, here and in `_average`: what XLA (0.10) makes for CPUs of reductions over arrays of seven
-        # axes writes past them and crashes, and `vmap` over draws makes seven of [3, B, H, W, C].
+        # Pixels in one row, and few axes in `_average`: XLA (0.10) crashes on a CPU that fuses reductions over seven
+        # axes, and `vmap` over draws makes seven of [3, B, H, W, C].
         pixels = x_t.reshape(len(x_t), -1)
         mean, own, rest = (average.reshape(pixels.shape) for average in _posterior(prepared, x_t, sigma))
         bounds = jnp.where(mixture.ends > 0, jnp.clip(jnp.array([low, high]), -FAR, FAR), jnp.array([-FAR, FAR]))

@@ -13,14 +13,21 @@ def state_at(step):
 
 
 @pytest.mark.parametrize(
-    ("scores", "kept", "best"),
+    ("scores", "kept", "best", "used"),
     [
-        ([0.3, 0.1, 0.2, 0.4], {2, 4}, 2),
-        ([0.3, float("nan"), 0.5, 0.4], {1, 4}, 1),
-        ([None, None, None, None], {4}, 4),
+        ([0.3, 0.1, 0.2, 0.4], {2, 4}, 2, 2),
+        ([0.3, 0.1, 0.2, 0.119], {2, 4}, 2, 4),
+        ([0.3, 0.1, 0.2, 0.121], {2, 4}, 2, 2),
+        ([0.3, float("nan"), 0.5, 0.34], {1, 4}, 1, 4),
+        ([-0.5, -0.9, -0.8, -1.0], {4}, 4, 4),
+        ([-0.5, -1.0, -0.8, -0.7], {2, 4}, 2, 2),
+        ([0.3, 0.2, 0.1, float("nan")], {3, 4}, 3, 4),
+        ([None, None, None, None], {4}, 4, 4),
     ],
 )
-def test_the_newest_checkpoint_and_the_best_are_kept(tmp_path, scores, kept, best):
+def test_the_newest_checkpoint_and_the_best_are_kept_and_the_newest_is_used_unless_it_is_worse(
+    tmp_path, scores, kept, best, used
+):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         for step, score in enumerate(scores, start=1):
             checkpoints.save(state_at(step), None if score is None else {"score": score})
@@ -29,4 +36,4 @@ def test_the_newest_checkpoint_and_the_best_are_kept(tmp_path, scores, kept, bes
     steps = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
     assert steps == kept
     assert float(restore_saved(tmp_path, STATE, best=True).params["w"]) == best
-    assert float(restore_saved(tmp_path, STATE).params["w"]) == 4
+    assert float(restore_saved(tmp_path, STATE).params["w"]) == used

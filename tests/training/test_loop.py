@@ -9,6 +9,7 @@ import pytest
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training import loop
+from tweedie_diffusion.training.checkpoints import Checkpoints
 from tweedie_diffusion.training.loop import Stopped, train
 from tweedie_diffusion.training.trained import load_run
 
@@ -216,6 +217,20 @@ def test_a_run_that_lost_its_results_writes_them_again(config, tmp_path):
     (tmp_path / "denoising_curve.json").unlink()  # as if stopped while they were drawn: it is written last
     assert train(config, tmp_path) is True
     assert (tmp_path / "denoising_curve.json").exists()
+
+
+def test_a_model_that_has_learned_its_noisy_images_by_heart_is_not_the_one_used(config, tmp_path, monkeypatch, capsys):
+    config.training.save_every = 4
+    config.training.keep_checkpoints = 3
+    scores, shown = iter([0.5, 0.3, 0.9]), []
+    monkeypatch.setattr(loop, "held_out_health", lambda *_: {"score": next(scores)})
+    monkeypatch.setattr(loop, "write_results", lambda workdir, model, dataset: shown.append(model.params))
+    train(config, tmp_path)
+    assert "step 12: held-out noisy images score 0.9, a fifth worse than at step 8" in capsys.readouterr().out
+    with Checkpoints(tmp_path, keep=None) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.model_step()) == (12, 8)
+    for leaf, used in zip(weights(tmp_path), jax.tree.leaves(shown[0]), strict=True):
+        np.testing.assert_array_equal(used, leaf)
 
 
 def test_a_state_that_is_not_finite_is_never_saved(config, tmp_path):

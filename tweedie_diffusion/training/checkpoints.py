@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tweedie_diffusion.training.step import TrainState, make_mesh
 
 managers = ocp.checkpoint_managers
+WORSE = 0.2  # of the least score, above it
 
 
 class Checkpoints:
@@ -47,12 +48,26 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of least score; the newest if none was scored."""
-        scores = {}
-        for step in self._manager.all_steps():
-            metrics = self._manager.metrics(step)
-            if metrics:
-                scores[step] = metrics["score"]
+        scores = self._scores()
         return min(scores, key=lambda step: (scores[step], -step)) if scores else self.latest_step()
+
+    def better_step(self, score: float) -> int | None:
+        """The step of least score if `score` is a fifth above that, else None.
+
+        It is above when the model has learned its noisy images by heart since.
+        """
+        least = min(self._scores().values(), default=math.inf)
+        return self.best_step() if score - least > WORSE * abs(least) else None  # < 0 where the noise is overstated
+
+    def model_step(self) -> int | None:
+        """The step whose model is used: the newest, or the `better_step`."""
+        newest = self.latest_step()
+        return newest and (self.better_step(self._scores().get(newest, -math.inf)) or newest)
+
+    def _scores(self) -> dict[int, float]:
+        self._manager.wait_until_finished()  # a score is read from the disk
+        metrics = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
+        return {step: found["score"] for step, found in metrics.items() if found}
 
     def save(self, state: TrainState, health: dict[str, float] | None = None) -> None:
         """Write the state, and the score of `health`, in the background; a step that is there already is left alone."""
@@ -70,14 +85,14 @@ class Checkpoints:
 
 
 def restore_saved(workdir: Path, like: TrainState, *, best: bool = False) -> TrainState | None:
-    """The newest state of a workdir, or the one of least score, on the first device; None if it has none.
+    """The state of `model_step`, or the one of least score, on the first device; None if there is none.
 
     Touches nothing a running job writes.
     """
     if not directory(workdir).is_dir():
         return None
     with Checkpoints(workdir, keep=None) as checkpoints:
-        step = checkpoints.best_step() if best else checkpoints.latest_step()
+        step = checkpoints.best_step() if best else checkpoints.model_step()
         return None if step is None else checkpoints.restore(step, like, make_mesh(jax.devices()[:1]))
 
 

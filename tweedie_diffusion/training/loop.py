@@ -1,6 +1,7 @@
 """Train, and resume by the same call."""
 
 import functools
+import math
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,9 @@ def train(config: Config, workdir: Path) -> bool:
             state = checkpoints.restore(newest, jax.eval_shape(lambda: new_state(fresh)), mesh)
         model = TrainedModel(config, facts, make_denoise, state.ema_params)
         state = _run(state, config, workdir, dataset, model, checkpoints, optimizer, mesh)
+        kept = checkpoints.model_step()
+        if kept is not None and kept != int(state.step):
+            state = checkpoints.restore(kept, jax.eval_shape(lambda: new_state(fresh)), mesh)
     write_results(workdir, model.with_params(state.ema_params), dataset)
     return True
 
@@ -201,6 +205,12 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
             if saving:
                 current = model.with_params(state.ema_params)
                 health = held_out_health(current, dataset)
+                if better := checkpoints.better_step(health.get("score", -math.inf)):
+                    metrics.say(
+                        f"warning: step {done}: held-out noisy images score {health['score']:.3g}, a fifth worse than "
+                        f"at step {better}: the model learns its noisy images by heart. Step {better} is kept and "
+                        "used; train for fewer steps, or on more images"
+                    )
                 checkpoints.save(state, health)
                 curve = held_out_curve(current, dataset)
                 named = zip(curve["sigma"], curve["relative_mse"], strict=True)

@@ -62,11 +62,12 @@ __all__ = [
 
 
 def load(workdir, *, best: bool = False) -> DenoiseFn:
-    """The trained denoiser of a run: its EMA weights at the newest checkpoint in `workdir`.
+    """The trained denoiser of a run: its EMA weights at the newest checkpoint in `workdir`, or at the best one if the
+    newest is a fifth worse by held-out noisy images.
 
     Args:
         workdir: the directory given to `python -m tweedie_diffusion.main --workdir=...`.
-        best: the checkpoint that held-out noisy images liked best instead (`score` in metrics.jsonl).
+        best: the checkpoint that held-out noisy images liked best in any case (`score` in metrics.jsonl).
 
     Returns:
         denoise(x_t [B, ...], sigma) -> x0_hat [B, ...], images in [-1, 1], jit-compiled. A class-conditional model

@@ -16,7 +16,7 @@ def smooth_images(rng, count=200, side=12):
 def test_the_ceiling_of_smooth_images_is_their_noise(rng, sigma):
     x_0 = smooth_images(rng)
     x_tn = x_0 + sigma * rng.standard_normal(x_0.shape)
-    assert noise_ceiling(x_tn) == pytest.approx(sigma, rel=0.05)
+    assert noise_ceiling(x_tn, errors=0.0) == pytest.approx(sigma, rel=0.05)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5])
@@ -24,8 +24,17 @@ def test_drawings_show_their_noise_where_they_are_always_empty(rng, sigma):
     x_0 = rng.uniform(-1, 1, (300, 8, 8, 1))
     x_0[:, 0] = -1
     x_tn = x_0 + sigma * rng.standard_normal(x_0.shape)
-    error = 1 / np.sqrt(2 * 4 * 300)  # of a standard deviation from 4·300 values; the ceiling adds two of it
-    assert abs(noise_ceiling(x_tn) / sigma - 1 - 2 * error) < 3 * error
+    error = 1 / np.sqrt(2 * 4 * 300)  # of a standard deviation from 4·300 values
+    estimate = noise_ceiling(x_tn, errors=0.0)
+    assert abs(estimate / sigma - 1) < 3 * error
+    assert noise_ceiling(x_tn) == pytest.approx((1 + 2 * error) * estimate)
+
+
+def test_the_right_level_of_a_hundred_drawings_is_seldom_doubted(rng):
+    x_0 = rng.uniform(-1, 1, (100, 100, 8, 8, 1))
+    x_0[:, :, 0] = -1
+    sets = x_0 + 0.3 * rng.standard_normal(x_0.shape)
+    assert sum(noise_warning(x_tn, 0.3) != "" for x_tn in sets) <= 8
 
 
 def test_noise_that_grows_with_the_signal_is_more_than_dark_places_hold(rng):
@@ -51,5 +60,6 @@ def test_a_wrong_level_is_told_from_noisy_images_alone(rng, stated, words):
     assert bool(warning) == bool(words)
 
 
-def test_too_few_samples_tell_nothing(rng):
-    assert noise_warning(rng.standard_normal((20, 10)), 5.0) == ""
+@pytest.mark.parametrize("shape", [(20, 10), (2, 5, 5, 1)])
+def test_too_few_samples_tell_nothing(rng, shape):
+    assert noise_warning(rng.standard_normal(shape), 5.0) == ""

@@ -21,7 +21,8 @@ def state_at(step):
         ([0.3, float("nan"), 0.5, 0.34], {1, 4}, 1, 4),
         ([-0.5, -0.9, -0.8, -1.0], {4}, 4, 4),
         ([-0.5, -1.0, -0.8, -0.7], {2, 4}, 2, 2),
-        ([0.3, 0.2, 0.1, float("nan")], {3, 4}, 3, 4),
+        ([0.3, 0.2, 0.1, float("nan")], {3, 4}, 3, 3),
+        ([0.002, 0.001, 0.003, 0.004], {2, 4}, 2, 4),
         ([None, None, None, None], {4}, 4, 4),
     ],
 )
@@ -37,3 +38,10 @@ def test_the_newest_checkpoint_and_the_best_are_kept_and_the_newest_is_used_unle
     assert steps == kept
     assert float(restore_saved(tmp_path, STATE, best=True).params["w"]) == best
     assert float(restore_saved(tmp_path, STATE).params["w"]) == used
+
+
+def test_a_stop_after_the_model_became_worse_uses_the_better_one(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step, score in enumerate([0.3, 0.1, 0.4, None], start=1):
+            checkpoints.save(state_at(step), None if score is None else {"score": score})
+    assert float(restore_saved(tmp_path, STATE).params["w"]) == 2

@@ -226,11 +226,20 @@ def test_a_model_that_has_learned_its_noisy_images_by_heart_is_not_the_one_used(
     monkeypatch.setattr(loop, "held_out_health", lambda *_: {"score": next(scores)})
     monkeypatch.setattr(loop, "write_results", lambda workdir, model, dataset: shown.append(model.params))
     train(config, tmp_path)
-    assert "step 12: held-out noisy images score 0.9, a fifth worse than at step 8" in capsys.readouterr().out
+    assert "step 12: held-out noisy images score 0.9, a fifth worse than at step 8:" in capsys.readouterr().out
     with Checkpoints(tmp_path, keep=None) as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.model_step()) == (12, 8)
     for leaf, used in zip(weights(tmp_path), jax.tree.leaves(shown[0]), strict=True):
         np.testing.assert_array_equal(used, leaf)
+
+
+def test_a_stop_where_the_model_is_scored_leaves_its_score(config, tmp_path, interrupt_at):
+    config.training.save_every = 4
+    interrupt_at(4)
+    with pytest.raises(Stopped, match="stopped at step 4"):
+        train(config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "score" in line] == [4]
 
 
 def test_a_state_that_is_not_finite_is_never_saved(config, tmp_path):

@@ -13,6 +13,7 @@ from tweedie_diffusion.training.step import TrainState, make_mesh
 
 managers = ocp.checkpoint_managers
 WORSE = 0.2  # of the least score, above it
+LEAST_SCORE = 0.05  # a smaller one is taken for this: near 0 it says little, and with σ_tn overstated it is below 0
 
 
 class Checkpoints:
@@ -52,17 +53,16 @@ class Checkpoints:
         return min(scores, key=lambda step: (scores[step], -step)) if scores else self.latest_step()
 
     def better_step(self, score: float) -> int | None:
-        """The step of least score if `score` is a fifth above that, else None.
-
-        It is above when the model has learned its noisy images by heart since.
+        """The step of least score if `score` is a fifth above that, as when a model learns its noisy images by heart;
+        else None.
         """
         least = min(self._scores().values(), default=math.inf)
-        return self.best_step() if score - least > WORSE * abs(least) else None  # < 0 where the noise is overstated
+        return self.best_step() if score - least > WORSE * max(abs(least), LEAST_SCORE) else None
 
     def model_step(self) -> int | None:
-        """The step whose model is used: the newest, or the `better_step`."""
-        newest = self.latest_step()
-        return newest and (self.better_step(self._scores().get(newest, -math.inf)) or newest)
+        """The step whose model is used: the newest, or the `better_step` of the newest score."""
+        scores = self._scores()
+        return (self.better_step(scores[max(scores)]) if scores else None) or self.latest_step()
 
     def _scores(self) -> dict[int, float]:
         self._manager.wait_until_finished()  # a score is read from the disk
@@ -73,7 +73,7 @@ class Checkpoints:
         """Write the state, and the score of `health`, in the background; a step that is there already is left alone."""
         step = int(state.step)
         if step not in self._manager.all_steps():
-            metrics = {"score": health["score"]} if health and math.isfinite(health["score"]) else None
+            metrics = {"score": _finite_or_worst(health["score"])} if health else None
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
@@ -82,6 +82,10 @@ class Checkpoints:
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), like)
         state: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         return state
+
+
+def _finite_or_worst(score: float) -> float:
+    return score if math.isfinite(score) else math.inf
 
 
 def restore_saved(workdir: Path, like: TrainState, *, best: bool = False) -> TrainState | None:

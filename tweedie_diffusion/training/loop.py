@@ -195,21 +195,18 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
             metrics.advance()
             done = step + 1
             stopping = stop_requested()
-            saving = done % training.save_every == 0 or done == training.steps or stopping
-            if saving or done % training.log_every == 0:
+            scoring = done % training.save_every == 0 or done == training.steps
+            if scoring or stopping or done % training.log_every == 0:
                 _check_finite(done, scalars)
                 metrics.log(done, {name: float(value) for name, value in scalars.items()})
-            if stopping:
-                checkpoints.save(state)
-                raise Stopped(f"stopped at step {done} of {training.steps}, which is saved")
-            if saving:
+            if scoring:
                 current = model.with_params(state.ema_params)
                 health = held_out_health(current, dataset)
                 if better := checkpoints.better_step(health.get("score", -math.inf)):
                     metrics.say(
                         f"warning: step {done}: held-out noisy images score {health['score']:.3g}, a fifth worse than "
-                        f"at step {better}: the model learns its noisy images by heart. Step {better} is kept and "
-                        "used; train for fewer steps, or on more images"
+                        f"at step {better}: the model may be learning its noisy images by heart. Unless that improves, "
+                        f"step {better} is the model used; train for fewer steps, or on more images"
                     )
                 checkpoints.save(state, health)
                 curve = held_out_curve(current, dataset)
@@ -217,6 +214,9 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
                 metrics.write(done, health | {f"held_out_mse/{sigma:g}": mse for sigma, mse in named})
                 for warning in health_warnings(health) if done > training.steps // 10 else ():
                     metrics.say(f"warning: step {done}: {warning}")
+            if stopping:
+                checkpoints.save(state)
+                raise Stopped(f"stopped at step {done} of {training.steps}, which is saved")
     return state
 
 

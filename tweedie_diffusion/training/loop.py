@@ -155,21 +155,7 @@ def _params_of(config, fresh):
 def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimizer, mesh) -> TrainState:
     """The steps that are left."""
     training, first = config.training, int(state.step)
-    step_of = functools.cache(
-        lambda with_consistency, with_refresh: make_train_step(
-            make_objective(
-                config,
-                model.make_denoise,
-                model.facts.sigma_data,
-                with_consistency=with_consistency,
-                with_refresh=with_refresh,
-            ),
-            optimizer,
-            ema_decay=training.ema_decay,
-            seed=config.seed,
-            mesh=mesh,
-        )
-    )
+    step_of = _step_programs(config, model, optimizer, mesh)
     refresh_step = make_refresh_step(config, model.make_denoise, mesh)
     open_batches = lambda start: batches(
         dataset.train, batch_size=training.batch_size, seed=config.seed, start=start, flip=config.data.flip
@@ -200,24 +186,40 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
                 _check_finite(done, scalars)
                 metrics.log(done, {name: float(value) for name, value in scalars.items()})
             if scoring:
-                current = model.with_params(state.ema_params)
-                health = held_out_health(current, dataset)
-                if better := checkpoints.better_step(health.get("score", -math.inf)):
-                    metrics.say(
-                        f"warning: step {done}: held-out noisy images score {health['score']:.3g}, a fifth worse than "
-                        f"at step {better}: the model may be learning its noisy images by heart. Unless that improves, "
-                        f"step {better} is the model used; train for fewer steps, or on more images"
-                    )
-                checkpoints.save(state, health)
-                curve = held_out_curve(current, dataset)
-                named = zip(curve["sigma"], curve["relative_mse"], strict=True)
-                metrics.write(done, health | {f"held_out_mse/{sigma:g}": mse for sigma, mse in named})
-                for warning in health_warnings(health) if done > training.steps // 10 else ():
-                    metrics.say(f"warning: step {done}: {warning}")
+                _save_scored(state, model.with_params(state.ema_params), dataset, checkpoints, metrics)
             if stopping:
                 checkpoints.save(state)
                 raise Stopped(f"stopped at step {done} of {training.steps}, which is saved")
     return state
+
+
+def _step_programs(config, model, optimizer, mesh):
+    """(with consistency, with refresh) -> the train step, made when it is first asked for."""
+
+    @functools.cache
+    def step_of(with_consistency: bool, with_refresh: bool):
+        terms = {"with_consistency": with_consistency, "with_refresh": with_refresh}
+        objective = make_objective(config, model.make_denoise, model.facts.sigma_data, **terms)
+        return make_train_step(objective, optimizer, ema_decay=config.training.ema_decay, seed=config.seed, mesh=mesh)
+
+    return step_of
+
+
+def _save_scored(state: TrainState, model: TrainedModel, dataset: Dataset, checkpoints: Checkpoints, metrics: Metrics):
+    """Save the state with what held-out images say of its model, and say what is wrong with it."""
+    step, health = int(state.step), held_out_health(model, dataset)
+    if better := checkpoints.better_step(health.get("score", -math.inf)):
+        metrics.say(
+            f"warning: step {step}: held-out noisy images score {health['score']:.3g}, a fifth worse than "
+            f"at step {better}: the model may be learning its noisy images by heart. Unless that improves, "
+            f"step {better} is the model used; train for fewer steps, or on more images"
+        )
+    checkpoints.save(state, health)
+    curve = held_out_curve(model, dataset)
+    named = zip(curve["sigma"], curve["relative_mse"], strict=True)
+    metrics.write(step, health | {f"held_out_mse/{sigma:g}": mse for sigma, mse in named})
+    for warning in health_warnings(health) if step > model.config.training.steps // 10 else ():
+        metrics.say(f"warning: step {step}: {warning}")
 
 
 def terms_at(config, step: int) -> list[str]:

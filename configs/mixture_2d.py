@@ -37,6 +37,7 @@ def get_config(variant: str = ""):
     config.consistency.weight = 0.0
     config.refresh.weight = 1.0
     config.refresh.start = 2500
+    config.refresh.stop = 6000  # the most likely weights of finitely many points follow their noise
     config.refresh.capacity = 16_384
     config.refresh.rows = 0
     config.refresh.num_steps = 16
@@ -54,6 +55,7 @@ def get_config(variant: str = ""):
         config.training.batch_size = 512
         config.training.save_every = 300
         config.refresh.start = 400
+        config.refresh.stop = 0
         config.refresh.capacity = 4096
     elif variant:
         raise ValueError(f"unknown variant {variant!r}: use mixture_2d.py or mixture_2d.py:quick")

@@ -70,10 +70,15 @@ def row_config(study: Study, road: str, seed: int, sigma_tn: float) -> Config:
 
 
 def digest(config: Config) -> str:
-    """What tells settings apart, wherever the data lie: those of a term of no weight do not."""
+    """What tells settings apart, wherever the data lie: those of a term of no weight do not.
+
+    Those that are off are left out, so that a new one tells no earlier row apart.
+    """
     unused = _unused(config)
     settings = {
-        key: value for key, value in flatten(config).items() if key != "data.source" and key.split(".")[0] not in unused
+        key: value
+        for key, value in flatten(config).items()
+        if value and key != "data.source" and key.split(".")[0] not in unused
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -16,6 +16,14 @@ def test_settings_of_a_term_without_weight_do_not_tell_rows_apart(weight, same):
     assert (digest(one) == digest(other)) is same
 
 
+def test_a_setting_that_is_off_does_not_tell_rows_apart():
+    one, other = default_config(), default_config()
+    assert not one.data.flip
+    with other.unlocked():
+        del other.data["flip"]
+    assert digest(one) == digest(other)
+
+
 def test_where_the_data_lie_does_not_tell_rows_apart_and_their_noise_does():
     one, moved, noisier = default_config(), default_config(), default_config()
     moved.data.source = "elsewhere.npz"

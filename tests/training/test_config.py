@@ -65,6 +65,7 @@ def test_a_missing_key_is_refused():
         ("consistency.anchor", "beside", "consistency.anchor must be one of below, above"),
         ("consistency.draws", 0, "consistency.draws must be > 0"),
         ("consistency.antithetic", False, "set consistency.draws=2, or consistency.antithetic=True"),
+        ("refresh.stop", 200, "refresh.stop must exceed refresh.start"),
         ("refresh.relaxation", 2.0, r"refresh.relaxation must be in \[0, 2\)"),
         ("sampling.sigma_min", 90.0, "sampling.sigma_min must lie below"),
         ("evaluation.sigmas", (0.0,), "evaluation.sigmas must be noise levels > 0"),

@@ -121,6 +121,7 @@ def _refresh():
     c = ConfigDict()
     c.weight = 0.0  # of the denoising loss on posterior draws; 0 leaves the term out
     c.start = 200  # first step with the term: the buffer is filled then
+    c.stop = 0  # step from which on the draws and their weights stay as they are; 0 never
     c.capacity = 4096  # draws kept
     c.every = 8  # steps from one refresh to the next
     c.rows = 8  # draws replaced at each, the oldest first
@@ -185,6 +186,8 @@ def check_config(config: Config) -> None:
         raise InputError(
             "model.noise_units tells the network of σ at every level: set model.embedding=full, or leave it out"
         )
+    if 0 < flat["refresh.stop"] <= flat["refresh.start"]:
+        raise InputError("refresh.stop must exceed refresh.start; 0 renews the draws to the end")
     if flat["refresh.weight"] and flat["refresh.capacity"] < flat["training.batch_size"]:
         raise InputError(
             "refresh.capacity must be at least training.batch_size: the buffer is filled a batch at a time"
@@ -303,6 +306,7 @@ _RULES = {
     "consistency.ridge": _share,
     "refresh.weight": _not_negative,
     "refresh.start": _not_negative,
+    "refresh.stop": _not_negative,
     "refresh.capacity": _positive,
     "refresh.every": _positive,
     "refresh.rows": _not_negative,

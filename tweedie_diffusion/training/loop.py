@@ -175,7 +175,7 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
                 metrics.say(f"step {step}: drawing {config.refresh.capacity} images from the posterior")
                 state = _fill_buffer(state, config, open_batches(step), model.make_denoise, mesh)
             batch = jax.device_put(next(data), sharding)
-            if "refresh" in terms and step % config.refresh.every == 0:
+            if "refresh" in terms and renews_at(config.refresh, step):
                 state = refresh_step(state, batch)
             state, scalars = step_of("consistency" in terms, "refresh" in terms)(state, batch)
             metrics.advance()
@@ -191,6 +191,11 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
                 checkpoints.save(state)
                 raise Stopped(f"stopped at step {done} of {training.steps}, which is saved")
     return state
+
+
+def renews_at(refresh: Config, step: int) -> bool:
+    """Whether draws of the buffer are replaced, or weighed, at a step with the term."""
+    return step % refresh.every == 0 and not 0 < refresh.stop <= step
 
 
 def _step_programs(config, model, optimizer, mesh):

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tifffile
 
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.training import loop
@@ -13,8 +14,16 @@ from tweedie_diffusion.training.denoiser import build_network, init_params
 from tweedie_diffusion.training.facts import DataFacts
 
 FOLDER = Path(__file__).parents[1] / "configs"
-NAMES = ["digits_noisy", "mixture_2d", "cifar10_noisy", "celeba_noisy"]
-SHAPES = {"digits_noisy": (8, 8, 1), "mixture_2d": (2,), "cifar10_noisy": (32, 32, 3), "celeba_noisy": (64, 64, 3)}
+SHAPES = {
+    "digits_noisy": (8, 8, 1),
+    "mixture_2d": (2,),
+    "cifar10_noisy": (32, 32, 3),
+    "celeba_noisy": (64, 64, 3),
+    "imagenet64_noisy": (64, 64, 3),
+    "folder_noisy": (12, 16, 1),
+    "microscopy_noisy": (12, 16, 1),
+}
+NAMES = list(SHAPES)
 
 
 def get_config(name, variant=""):
@@ -59,6 +68,11 @@ def test_a_config_trains_two_steps_on_small_data(name, tmp_path, rng, monkeypatc
     monkeypatch.setattr(loop, "write_results", lambda *_: None)
     monkeypatch.setattr(loop, "held_out_health", lambda *_: {})
     config = get_config(name)
+    if config.data.source.startswith("path/to"):
+        counts = rng.poisson(rng.uniform(5, 50, (240, 1, 1)), (240, 12, 16)).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "images.tif", counts, photometric="minisblack")
+        config.data.source = str(tmp_path / "images.tif")
+        config.data.crop = 8
     if config.data.source.startswith("tfds:"):
         images = rng.integers(0, 256, (240, *SHAPES[name])).astype(np.uint8)
         np.save(tmp_path / "images.npy", images)
@@ -69,7 +83,7 @@ def test_a_config_trains_two_steps_on_small_data(name, tmp_path, rng, monkeypatc
     config.data.num_examples = 200
     config.model.channels = 8
     config.model.blocks_per_resolution = 1
-    config.model.channel_multipliers = (1, 2) if name == "celeba_noisy" else (1,)
+    config.model.channel_multipliers = (1, 2) if config.model.attention_resolutions == (4,) else (1,)
     config.training.batch_size = 8
     config.training.steps = 2
     config.training.log_every = 1

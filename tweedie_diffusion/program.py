@@ -30,6 +30,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         sys.exit(main(arguments))
     except (InputError, OSError) as error:  # OSError: a file or folder that cannot be read or written
         print("error:", " ".join(str(error).split()), file=sys.stderr)
+        for line in getattr(error, "lines", ()):
+            print(" ", line, file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -12,7 +12,7 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import NoiseModel, estimate_sigma_data, open_dataset
 from tweedie_diffusion.data.pipeline import batches
 from tweedie_diffusion.data.scaling import Scaling
-from tweedie_diffusion.data.sources import in_memory
+from tweedie_diffusion.data.sources import Images, in_memory
 from tweedie_diffusion.diffusion.corruption import corrupt_example
 from tweedie_diffusion.diffusion.rows import purpose_key
 
@@ -251,7 +251,7 @@ import hashlib
 import numpy as np
 from tweedie_diffusion.data.noisy import NoiseModel, open_dataset
 from tweedie_diffusion.data.scaling import Scaling
-from tweedie_diffusion.data.sources import in_memory
+from tweedie_diffusion.data.sources import Images, in_memory
 stored = np.linspace(-1, 1, 640, dtype=np.float32).reshape(40, 4, 4, 1)
 train = open_dataset(in_memory(stored, Scaling(-1, 1, "float32")), NoiseModel(0.3), held_out=0.25, split_seed=0).train
 print(hashlib.sha256(b"".join(train[i]["x_tn"].tobytes() for i in range(30))).hexdigest())
@@ -266,3 +266,38 @@ def test_the_noise_is_the_same_on_any_number_of_devices():
         shown.add(run.stdout)
     assert len(shown) == 1
     assert len(shown.pop().strip()) == 64
+
+
+@pytest.fixture
+def large():
+    """Images of several sizes, of which examples are squares of 4."""
+    shapes = [(4, 9), (7, 4), (12, 11)] * 4
+    stored = [np.random.default_rng(i).normal(size=(*shape, 1)).astype(np.float32) for i, shape in enumerate(shapes)]
+    return Images(stored.__getitem__, len(stored), (4, 4, 1), UNBOUNDED, cropped=True)
+
+
+def test_held_out_squares_are_the_central_ones(large):
+    dataset = opened(large, present=True)
+    for i in range(len(dataset.held_out)):
+        image = large.read(int(dataset.held_out._indices[i]))
+        top, left = (image.shape[0] - 4) // 2, (image.shape[1] - 4) // 2
+        np.testing.assert_array_equal(dataset.held_out[i]["x_tn"], image[top : top + 4, left : left + 4])
+
+
+def test_training_squares_lie_anywhere_and_share_the_noise_of_their_image(large):
+    dataset = opened(large, 0.3)
+    images = {}
+    for seed in range(800):
+        for i in range(len(dataset.train)):
+            square = dataset.train.rows(np.array([i]), np.random.default_rng(seed))["x_tn"][0]
+            images.setdefault(i, set()).add(square.tobytes())
+    for i, squares in images.items():
+        height, width = large.read(int(dataset.train._indices[i])).shape[:2]
+        assert len(squares) == (height - 3) * (width - 3)  # one noise, so one square a place
+
+
+def test_squares_are_the_same_without_the_memory_cache(large, monkeypatch):
+    rows = lambda: opened(large, 0.3).train.rows(np.arange(6), np.random.default_rng(1))["x_tn"]
+    cached = rows()
+    monkeypatch.setattr(noisy, "CACHE_BYTES", 0)
+    np.testing.assert_array_equal(rows(), cached)

@@ -90,3 +90,42 @@ def test_an_image_is_flipped_anew_in_every_epoch(examples):
         for x_tn, label in zip(batch["x_tn"], batch["label"], strict=True):
             versions[int(label)].add(x_tn.tobytes())
     assert max(len(v) for v in versions.values()) == 2
+
+
+def test_turns_are_quarter_turns_of_the_image_and_all_come_alike():
+    stored = np.random.default_rng(0).normal(size=(COUNT + 4, 5, 5, 1)).astype(np.float32)
+    images = in_memory(stored, Scaling(-1, 1, "float32", bounded=False), labels=np.arange(COUNT + 4))
+    square = open_dataset(images, NoiseModel(0.3), held_out=4 / (COUNT + 4), split_seed=0).train
+    original = {int(square[i]["label"]): square[i]["x_tn"] for i in range(COUNT)}
+    turns = np.zeros(4, int)
+    for batch in take(40, square, batch_size=20, seed=0, turn=True):
+        for x_tn, label in zip(batch["x_tn"], batch["label"], strict=True):
+            same = [np.array_equal(x_tn, np.rot90(original[int(label)], k)) for k in range(4)]
+            assert sum(same) == 1
+            turns += same
+    assert (abs(turns / 800 - 1 / 4) < 5 * np.sqrt(3 / 16 / 800)).all()
+
+
+def test_with_a_law_the_level_is_drawn_first_and_then_any_image_with_less_noise():
+    stored = np.random.default_rng(0).normal(size=(40, 2, 2, 1)).astype(np.float32)
+    levels = np.repeat(np.float32([0.1, 0.5]), 20)
+    images = in_memory(stored, Scaling(-1, 1, "float32", bounded=False), sigma_tn=levels)
+    mixed = open_dataset(images, NoiseModel(0.5, present=True), held_out=0.1, split_seed=0).train
+    uniform_law = lambda uniform, low: low + uniform * (1.1 - low)
+    rows = take(200, mixed, batch_size=50, seed=0, law=uniform_law)
+    sigma_t, sigma_tn = (np.concatenate([batch[name] for batch in rows]) for name in ("sigma_t", "sigma_tn"))
+    assert (sigma_t > sigma_tn).all()
+    below = sigma_t <= 0.5
+    assert (sigma_tn[below] == np.float32(0.1)).all()
+    share = (mixed.sigma_tn == np.float32(0.1)).mean()
+    error = np.sqrt(share * (1 - share) / (~below).sum())
+    assert abs((sigma_tn[~below] == np.float32(0.1)).mean() - share) < 5 * error
+    assert abs(below.mean() - 0.4) < 5 * np.sqrt(0.24 / len(below))
+
+
+def test_a_stream_with_a_law_goes_on_as_if_never_stopped(examples):
+    settings = {"batch_size": 5, "seed": 3, "law": lambda uniform, low: low + uniform}
+    whole, resumed = take(6, examples, **settings), take(4, examples, **settings, start=2)
+    for expected, got in zip(whole[2:], resumed, strict=True):
+        for key in expected:
+            np.testing.assert_array_equal(got[key], expected[key])

@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.scaling import ScalingRule
 from tweedie_diffusion.data.sources import open_images
 
 NUM_POINTS = 40_000
@@ -37,9 +38,9 @@ def test_digits_and_their_labels_are_those_of_scikit_learn():
     assert images.num_classes == 10
 
 
-@pytest.mark.parametrize("setting", [{"image_size": 4}, {"value_range": (0, 1)}])
+@pytest.mark.parametrize("setting", [{"image_size": 4}, {"rule": ScalingRule((0, 1))}])
 def test_settings_that_digits_cannot_have_are_refused(setting):
-    with pytest.raises(InputError, match=r"leave data.image_size=0 and data.range=\(\)"):
+    with pytest.raises(InputError, match=r"leave data.image_size, data.crop and data.range"):
         open_images("digits", **setting)
 
 
@@ -159,7 +160,7 @@ def test_noisy_values_may_leave_the_range(npz):
 
 
 def test_a_stated_range_is_used(npz):
-    images = open_images(npz(images=np.full((2, 4, 4), 200, np.int32)), value_range=(0, 200))
+    images = open_images(npz(images=np.full((2, 4, 4), 200, np.int32)), rule=ScalingRule((0, 200)))
     np.testing.assert_allclose(images.scaling.to_unit(images.read(0)), np.ones((4, 4, 1)), rtol=1e-6)
 
 
@@ -268,7 +269,9 @@ def test_a_missing_file_is_named(tmp_path, suffix):
 @pytest.mark.parametrize("source", ["nowhere", "digit", "images.tar", "no/such/folder"])
 def test_an_unknown_source_is_told_the_known_ones(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"neither a folder, an .npz or .npy file, nor one of digits, mixture_2d"):
+    with pytest.raises(
+        InputError, match=r"does not exist: name a folder or pattern of images, .* or one of digits, mixture_2d"
+    ):
         open_images(source)
 
 

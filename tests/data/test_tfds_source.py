@@ -92,7 +92,7 @@ def test_images_of_many_sizes_need_image_size(prepare):
 
 def test_a_data_set_without_images_is_refused(prepare):
     prepare(WithoutImages)
-    with pytest.raises(InputError, match="'without_images' has no images in its train split"):
+    with pytest.raises(InputError, match="'without_images' has no images in its split 'train'"):
         open_images("tfds:without_images")
 
 

@@ -1,12 +1,18 @@
+import dataclasses
+import re
+
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.errors import BadFiles, InputError
+from tweedie_diffusion.data.formats import Frames, open_frames, write_frames
+from tweedie_diffusion.data.photon_noise import PhotonNoise
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
 from tweedie_diffusion.training.config import default_config
-from tweedie_diffusion.training.denoise_files import denoise_files
+from tweedie_diffusion.training.denoise_files import GivenNoise, denoise_files
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.trained import TrainedModel
 
@@ -18,8 +24,13 @@ def model():
     return TrainedModel(default_config(), facts, lambda params, **_: gaussian_denoiser(0.0, 0.25), {})
 
 
-def run(model, source, out, sigma=None, num_samples=0):
-    return denoise_files(model, source, out, sigma=sigma, num_samples=num_samples, seed=0)
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def run(model, path, out, sigma=None, num_samples=0, **noise):
+    return denoise_files(model, str(path), out, noise=GivenNoise(sigma, **noise), num_samples=num_samples, seed=0)
 
 
 def test_arrays_come_back_in_their_own_range_and_dtype(model, tmp_path, rng):
@@ -60,6 +71,8 @@ def test_a_folder_gives_a_folder_of_the_same_names(model, tmp_path, rng):
     run(model, tmp_path / "in", tmp_path / "out", num_samples=1)
     names = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png")}
     assert names == {"a.png", "deep/b.png", "a_sample0.png", "deep/b_sample0.png"}
+    spread = tifffile.imread(tmp_path / "out" / "a_std.tif")
+    assert (spread.dtype, spread.shape) == (np.float32, (4, 4))
     clean = np.asarray(Image.open(tmp_path / "out" / "deep" / "b.png"))
     np.testing.assert_allclose(clean, 127.5 + (pixels[1] - 127.5) / 2, atol=0.5001)
 
@@ -87,7 +100,7 @@ def test_draws_never_replace_another_file(model, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a", "a_sample0"):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "in" / f"{name}.png")
-    with pytest.raises(InputError, match="a draw of a would replace another image's result"):
+    with pytest.raises(InputError, match=r"the results of a.png and a_sample0.png would be written to one file"):
         run(model, tmp_path / "in", tmp_path / "out", num_samples=1)
     (tmp_path / "b_sample0.png").write_text("mine")
     with pytest.raises(InputError, match=r"b_sample0\.png exists already"):
@@ -96,7 +109,7 @@ def test_draws_never_replace_another_file(model, tmp_path):
 
 def test_images_of_another_shape_are_refused(model, tmp_path):
     np.save(tmp_path / "in.npy", np.zeros((1, 4, 4, 3), np.float32))
-    with pytest.raises(InputError, match="4×4×3, and the model takes 4×4×1"):
+    with pytest.raises(InputError, match="4×4×3, and the model takes 4×4×1 or larger"):
         run(model, tmp_path / "in.npy", tmp_path / "out.npy")
 
 
@@ -112,3 +125,79 @@ def test_the_level_must_be_stated_where_the_training_images_had_several(model, t
     model.facts = DataFacts((4, 4, 1), 0.5, 0.0, 0.5, 0, Scaling(0, 255, "uint8"), 10, 10)
     with pytest.raises(InputError, match="state the noise of the images: --sigma"):
         run(model, tmp_path / "in.npy", tmp_path / "out.npy")
+
+
+def test_a_stack_comes_back_in_its_format_dtype_and_units(model, tmp_path, rng):
+    """A constant and a saturated page among them."""
+    model.facts = dataclasses.replace(model.facts, scaling=Scaling(0, 4095, "uint16"))
+    pages = rng.integers(0, 4096, (5, 9, 14), dtype=np.uint16)
+    pages[3], pages[4] = 700, 4095
+    tifffile.imwrite(tmp_path / "in.tif", pages, photometric="minisblack")
+    run(model, tmp_path / "in.tif", tmp_path / "out.tif", num_samples=2)
+    clean = tifffile.imread(tmp_path / "out.tif")
+    assert (clean.dtype, clean.shape) == (np.uint16, pages.shape)
+    np.testing.assert_allclose(clean, 2047.5 + (pages - 2047.5) / 2, atol=0.51)  # larger than training's: in tiles
+    with tifffile.TiffFile(tmp_path / "out.tif") as written:
+        note = written.pages[0].software
+    assert re.fullmatch(
+        r"posterior mean by tweedie_diffusion \S+, jax \S+, model [0-9a-f]{16}, seed 0, sigma 0.5", note
+    )
+    spread = tifffile.imread(tmp_path / "out_std.tif")
+    assert (spread.dtype, spread.shape) == (np.float32, pages.shape)
+    assert tifffile.imread(tmp_path / "out_sample1.tif").dtype == np.uint16
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".mrc", ".h5", ".tif"])
+def test_floats_come_back_in_every_format(model, tmp_path, rng, suffix):
+    images = (200 * rng.random((2, 4, 4, 1))).astype(np.float32)
+    write_frames(tmp_path / f"in{suffix}", images, Frames(2, (4, 4, 1), images.dtype, images.__getitem__), "a note")
+    run(model, tmp_path / f"in{suffix}", tmp_path / f"out{suffix}")
+    read = open_frames(f"out{suffix}", tmp_path / f"out{suffix}")
+    np.testing.assert_allclose([read.read(i) for i in range(2)], 127.5 + (images - 127.5) / 2, atol=1e-3)
+
+
+def test_each_file_has_its_own_level_in_a_table(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(np.full((4, 4), 255, np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "levels.csv").write_text(f"file,sigma\na.png,0\nb.png,{0.5 * 127.5}\n")
+    levels = run(model, tmp_path / "in", tmp_path / "out", units="data", source=str(tmp_path / "levels.csv"))
+    np.testing.assert_allclose(levels, [0, 0.5])
+    assert np.asarray(Image.open(tmp_path / "out" / "a.png"))[0, 0] == 255
+    assert np.asarray(Image.open(tmp_path / "out" / "b.png"))[0, 0] == round(127.5 + 127.5 / 2)
+
+
+def test_the_level_of_each_file_can_be_estimated(model, tmp_path, rng):
+    (tmp_path / "in").mkdir()
+    for name, sigma in (("a", 10.0), ("b", 30.0)):
+        tifffile.imwrite(
+            tmp_path / "in" / f"{name}.tif", (100 + sigma * rng.standard_normal((128, 128))).astype(np.float32)
+        )
+    levels = run(model, tmp_path / "in", tmp_path / "out", source="auto")
+    np.testing.assert_allclose(levels, [10 / 127.5, 30 / 127.5], rtol=0.05)
+
+
+def test_every_file_that_cannot_be_denoised_is_named(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, side in (("a", 4), ("b", 3)):
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "c.png").write_text("none")
+    with pytest.raises(BadFiles, match=r"2 of 3 files in .* cannot be denoised") as caught:
+        run(model, tmp_path / "in", tmp_path / "out")
+    assert sorted(line.split()[0] for line in caught.value.lines) == ["b.png", "c.png"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_counts_come_back_as_counts(model, tmp_path):
+    photons = PhotonNoise(2.0, 10.0)
+    low, high = (float(photons.stabilise(v)) for v in (10.0, 410.0))
+    facts = dataclasses.replace(model.facts, scaling=Scaling(low, high, "uint16", photons=photons))
+    leave = lambda params, **_: lambda x, sigma: x
+    model = TrainedModel(default_config(), facts, leave, {})
+    stored = np.full((1, 4, 4, 1), 210, np.uint16)
+    np.save(tmp_path / "in.npy", stored)
+    run(model, tmp_path / "in.npy", tmp_path / "out.npy")
+    # E[f(z)] is less than f(E z), so the way back of f(z) itself is a little more than z.
+    assert 0 < np.load(tmp_path / "out.npy")[0, 0, 0, 0] - 210.0 <= 1
+    with pytest.raises(InputError, match=r"the model knows the noise of its images from data.photons"):
+        run(model, tmp_path / "in.npy", tmp_path / "b.npy", sigma=0.1)

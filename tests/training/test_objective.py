@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tweedie_diffusion.diffusion.noise_levels import log_normal_sigma
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
 from tweedie_diffusion.diffusion.refresh import empty_buffer, replace_oldest
 from tweedie_diffusion.training.config import default_config
@@ -10,11 +11,24 @@ from tweedie_diffusion.training.objective import (
     ambient_term,
     consistency_levels,
     consistency_term,
+    log_normal_law,
     make_objective,
     refresh_term,
 )
 
 MEAN, VARIANCE, SIGMA_DATA = 0.3, 0.25, 0.5
+
+
+def test_the_law_of_the_host_is_that_of_the_device():
+    """At quantiles; of σ_t above a least level, as SciPy cuts the normal law of ln σ_t."""
+    ambient = default_config().ambient
+    uniform = (np.arange(4000) + 0.5) / 4000
+    drawn = log_normal_sigma(
+        jax.random.key(0), (40_000,), p_mean=ambient.p_mean, p_std=ambient.p_std, sigma_min=0.4, sigma_max=80.0
+    )
+    quantiles = np.linspace(0.05, 0.95, 10)
+    expected = np.quantile(log_normal_law(ambient)(uniform, 0.4), quantiles)
+    np.testing.assert_allclose(np.quantile(drawn, quantiles), expected, rtol=0.03)
 
 
 def gaussian_batch(rng, sigma_tn, shape=(4096, 3)):

@@ -47,7 +47,8 @@ class NoisyImages:
     """Random access to noisy examples: i -> {x_tn, sigma_tn, label}, all that training ever sees.
 
     `label` is −1 without classes. Example i is the same array whenever, in whatever order and on whatever machine it
-    is asked for.
+    is asked for. Of images larger than the examples it is the central square, unless `rows` is given a generator, which
+    places it. The noise belongs to the whole image, so that squares that overlap share it.
     """
 
     def __init__(self, images: Images, levels: np.ndarray, noise_key: jax.Array | None, indices: np.ndarray):
@@ -55,9 +56,12 @@ class NoisyImages:
         self._images, self._levels, self._indices = images, levels, indices
         self._corrupt = None if noise_key is None else _corrupter(noise_key)
         size = 4 * len(indices) * int(np.prod(images.shape))
-        self._cache = np.empty((len(indices), *images.shape), np.float32) if size <= CACHE_BYTES else None
+        whole = not images.cropped and size <= CACHE_BYTES
+        self._cache = np.empty((len(indices), *images.shape), np.float32) if whole else None
         self._cached = np.zeros(len(indices), bool)
         self._labels = np.full(len(indices), -1, np.int32)
+        self._larger: dict[int, np.ndarray] = {}  # images that squares are cut from, while there is room
+        self._room = CACHE_BYTES
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -65,9 +69,12 @@ class NoisyImages:
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
         return {name: rows[0] for name, rows in self.rows(np.array([index])).items()}
 
-    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The examples at `indices` [B], as arrays [B, ...]."""
+    def rows(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """The examples at `indices` [B], as arrays [B, ...]; `rng` places squares cut from larger images."""
         sigma_tn = self._levels[self._indices[indices]]
+        if self._images.cropped:
+            x_tn = np.stack([self._square(int(i), rng) for i in indices])
+            return {"x_tn": x_tn, "sigma_tn": sigma_tn, "label": self._labels[indices]}
         if self._cache is None:
             x_tn, labels = self._open(self._indices[indices])
             return {"x_tn": x_tn, "sigma_tn": sigma_tn, "label": labels}
@@ -78,9 +85,26 @@ class NoisyImages:
         return {"x_tn": self._cache[indices], "sigma_tn": sigma_tn, "label": self._labels[indices]}
 
     @property
+    def cropped(self) -> bool:
+        """Whether examples are squares cut from larger images."""
+        return self._images.cropped
+
+    @property
     def sigma_tn(self) -> np.ndarray:
         """[len] the level of every example."""
         return self._levels[self._indices]
+
+    def _square(self, index, rng):
+        """The central square of an image, or one placed at random."""
+        image = self._larger.get(index)
+        if image is None:
+            (image,), (self._labels[index],) = self._open(self._indices[[index]])
+            if self._room >= image.nbytes:
+                self._larger[index] = image
+                self._room -= image.nbytes
+        free = np.subtract(image.shape[:2], self._images.shape[:2])
+        top, left = free // 2 if rng is None else rng.integers(free + 1)
+        return image[top : top + self._images.shape[0], left : left + self._images.shape[1]]
 
     def _open(self, indices):
         x_tn = np.stack([self._images.scaling.to_unit(self._images.read(int(i))) for i in indices])
@@ -154,9 +178,13 @@ def estimate_sigma_data(noisy: NoisyImages, num_images: int = 4096) -> float:
         InputError: if the stated noise is more than the whole variance of the images.
     """
     chosen = np.unique(np.linspace(0, len(noisy) - 1, min(num_images, len(noisy))).astype(int))
-    x_tn = noisy.rows(chosen)["x_tn"]
     noise_variance = float(np.mean(np.square(noisy.sigma_tn[chosen].astype(np.float64))))
-    variance = float(x_tn.var(dtype=np.float64))
+    # A few at a time: large images would not all fit.
+    parts = (noisy.rows(rows)["x_tn"] for rows in np.array_split(chosen, -(-len(chosen) // CHUNK)))
+    moments = np.sum(
+        [[part.size, part.sum(dtype=np.float64), np.square(part, dtype=np.float64).sum()] for part in parts], 0
+    )
+    variance = float(moments[2] / moments[0] - (moments[1] / moments[0]) ** 2)
     if variance <= noise_variance:
         raise InputError(
             f"the images have standard deviation {variance**0.5:.4g}, no more than the stated noise "

@@ -1,22 +1,22 @@
 """Where images come from: each source opens to one random-access `Images`, whatever its format."""
 
 import dataclasses
-import tokenize
-import zipfile
-import zlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tweedie_diffusion.data.catalog import is_catalog
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.scaling import Scaling, infer_scaling
+from tweedie_diffusion.data.formats.arrays import load_arrays, pick_images
+from tweedie_diffusion.data.scaling import Scaling, ScalingRule
 from tweedie_diffusion.data.synthetic import MIXTURES
 from tweedie_diffusion.diffusion.types import DenoiseFn
 
-# What NumPy lets through when a file is damaged; RuntimeError: from zipfile, for flags it does not know.
-DAMAGED = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+ARRAYS = (".npz", ".npy")
+SAMPLED, SAMPLED_PIXELS = 256, 4096  # images, and pixels of each, whose values decide on a scaling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +24,17 @@ class Images:
     """Images (or vectors) by index, as they are stored.
 
     Attributes:
-        read: index -> array of `shape` in the stored dtype.
+        read: index -> array in the stored dtype, of `shape` unless `cropped`.
         count: how many there are.
-        shape: of one, [H, W, C] or [D].
+        shape: of an example, [H, W, C] or [D].
         scaling: between stored values and [-1, 1].
         num_classes: 0, or how many classes `read_label` may return.
         read_label: index -> class, or None without classes.
         sigma_tn: [count] noise levels in [-1, 1] units when the source itself states them, or None.
         oracle: the exact denoiser, for synthetic data whose law is known.
+        cropped: whether examples are squares cut from larger images.
+        name: index -> the file, and the frame in it; None if the images are no files.
+        excluded: [(file, why)] of those that could not be used.
     """
 
     read: Callable[[int], np.ndarray]
@@ -42,29 +45,48 @@ class Images:
     read_label: Callable[[int], int] | None = None
     sigma_tn: np.ndarray | None = None
     oracle: DenoiseFn | None = None
+    cropped: bool = False
+    name: Callable[[int], str] | None = None
+    excluded: tuple[tuple[str, str], ...] = ()
 
 
 def open_images(
-    source: str, *, value_range=None, image_size: int = 0, clean: bool = True, seed: int = 0, num_examples: int = 10_000
+    source: str,
+    *,
+    rule: ScalingRule = ScalingRule(),  # noqa: B008 — frozen
+    image_size: int = 0,
+    crop: int = 0,
+    clean: bool = True,
+    lenient: bool = False,
+    seed: int = 0,
+    num_examples: int = 10_000,
 ) -> Images:
     """Open `source`.
 
     Args:
-        source: `digits`, `mixture_2d` (or `_16d`, `_64d`), `tfds:NAME`, a path to an .npz or .npy file, or a folder of
-            PNG/JPEG images.
-        value_range: (low, high) of the stored values; None infers it from the dtype.
+        source: `digits`, `mixture_2d` (or `_16d`, `_64d`), `tfds:NAME` or `tfds:NAME@SPLIT`, a path to an .npz or .npy
+            file, or images: a folder, a file, a .tar archive, or a pattern of any of these with *, ** or ?.
+        rule: how stored values become [-1, 1].
         image_size: crop to the central square and resize to this side; 0 leaves images as they are.
+        crop: examples are squares of this side, cut from images that may differ in size; 0 takes whole images.
         clean: whether the images are free of noise (then values outside the range are an error).
+        lenient: leave out files that cannot be used.
         seed: of synthetic data.
         num_examples: of synthetic data.
 
     Raises:
-        InputError: if the source does not exist, is empty, or holds something that cannot be used.
+        InputError: if the source does not exist, is empty, or holds something that cannot be used; BadFiles names
+            every file that cannot.
     """
     if image_size and not clean:
-        raise InputError("data.image_size resizes images, which would change their noise: set it to 0 for noisy images")
-    if source in ("digits", *MIXTURES) and (image_size or value_range is not None):
-        raise InputError(f"{source} has a size and a range of its own: leave data.image_size=0 and data.range=()")
+        raise InputError(
+            "data.image_size resizes images, which would change their noise: set it to 0 for noisy images, "
+            "and data.crop to train on squares of them"
+        )
+    if image_size and crop:
+        raise InputError("data.image_size makes images one size and data.crop cuts squares from them: set one of them")
+    if source in ("digits", *MIXTURES) and (image_size or crop or rule != ScalingRule()):
+        raise InputError(f"{source} has a size and a range of its own: leave data.image_size, data.crop and data.range")
     if source == "digits":
         return _digits()
     if source in MIXTURES:
@@ -73,17 +95,18 @@ def open_images(
     if source.startswith("tfds:"):
         from tweedie_diffusion.data.tfds_source import open_tfds
 
-        return open_tfds(source.removeprefix("tfds:"), value_range=value_range, image_size=image_size)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        from tweedie_diffusion.data.folder import open_folder
-
-        return open_folder(path, value_range=value_range, image_size=image_size, clean=clean)
-    if path.suffix in (".npz", ".npy"):
-        return _open_arrays(path, value_range, image_size, clean)
-    raise InputError(
-        f"data.source={source!r} is neither a folder, an .npz or .npy file, nor one of digits, mixture_2d, tfds:NAME"
-    )
+        images = open_tfds(source.removeprefix("tfds:"), rule=rule, image_size=image_size)
+    elif (path := Path(source).expanduser()).suffix.lower() in ARRAYS and not path.is_dir():
+        images = _open_arrays(path, rule, image_size, clean)
+    elif is_catalog(source):
+        images = _open_files(source, rule, image_size, crop, clean=clean, lenient=lenient)
+    else:
+        wrong = "is of no format that can be read" if path.exists() else "does not exist"
+        raise InputError(
+            f"data.source={source!r} {wrong}: name a folder or pattern of images, an .npz, .npy or .tar file, "
+            "or one of digits, mixture_2d, tfds:NAME"
+        )
+    return _cropped(images, crop) if crop else images
 
 
 def in_memory(stored: np.ndarray, scaling: Scaling, *, labels: np.ndarray | None = None, **fields) -> Images:
@@ -91,42 +114,6 @@ def in_memory(stored: np.ndarray, scaling: Scaling, *, labels: np.ndarray | None
     if labels is not None:
         fields |= {"num_classes": int(labels.max()) + 1, "read_label": lambda i: int(labels[i])}
     return Images(read=stored.__getitem__, count=len(stored), shape=stored.shape[1:], scaling=scaling, **fields)
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz by name, or of an .npy under `images`; never unpickles.
-
-    Raises:
-        InputError: if the file is missing, damaged or holds pickled objects.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"images": loaded}
-    except DAMAGED as error:
-        raise InputError(f"{path} is not a readable NumPy file ({error})") from error
-
-
-def pick_images(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
-    """The images among named arrays as [N, H, W, C] or [N, D]: `images`, `train_images`, or the only array.
-
-    Raises:
-        InputError: if none or several could be meant, or the array is not numeric images.
-    """
-    key = next((k for k in ("images", "train_images") if k in arrays), None)
-    if key is None:
-        if len(arrays) != 1:
-            raise InputError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}: name the one to use `images`")
-        (key,) = arrays
-    stored = arrays[key]
-    if stored.ndim not in (2, 3, 4) or stored.dtype.kind not in "uif" or stored.size == 0:
-        raise InputError(
-            f"{path}: `{key}` must be numbers of shape [N, H, W], [N, H, W, C] or [N, D] "
-            f"(got {stored.dtype} of shape {list(stored.shape)})"
-        )
-    return stored[..., None] if stored.ndim == 3 else stored
 
 
 def read_levels(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray | None:
@@ -146,11 +133,12 @@ def check_values(stored: np.ndarray, scaling: Scaling, what: str, *, clean: bool
         raise InputError(f"{what}: image {np.flatnonzero(bad)[0]} holds NaN or infinity ({bad.sum()} such): remove it")
     if not clean or not scaling.bounded:
         return
-    slack = 1e-3 * (scaling.high - scaling.low)
+    least, greatest = float(np.min(scaling.low)), float(np.max(scaling.high))
+    slack = 1e-3 * (greatest - least)
     low, high = float(stored.min()), float(stored.max())
-    if low < scaling.low - slack or high > scaling.high + slack:
+    if low < least - slack or high > greatest + slack:
         raise InputError(
-            f"{what} holds values from {low:g} to {high:g}, outside ({scaling.low:g}, {scaling.high:g}): "
+            f"{what} holds values from {low:g} to {high:g}, outside ({least:g}, {greatest:g}): "
             f"state their range, e.g. --config.data.range='({min(low, 0):g}, {high:g})'"
         )
 
@@ -163,12 +151,12 @@ def _digits():
     return in_memory(stored, Scaling(0.0, 16.0, "float32"), labels=bunch.target)
 
 
-def _open_arrays(path, value_range, image_size, clean):
+def _open_arrays(path, rule, image_size, clean):
     arrays = load_arrays(path)
     stored = pick_images(arrays, path)
-    scaling = infer_scaling(stored.dtype, value_range, bounded=stored.ndim == 4)
+    scaling = rule.scaling(stored.dtype, lambda: stored[spaced(len(stored), SAMPLED)], bounded=stored.ndim == 4)
     check_values(stored, scaling, str(path), clean=clean)
-    if value_range is None and stored.dtype.kind == "f" and stored.ndim == 4:
+    if rule == ScalingRule() and stored.dtype.kind == "f" and stored.ndim == 4:
         _check_usual_range(stored, path)
     if image_size:
         from tweedie_diffusion.data.resize import crop_and_resize
@@ -184,6 +172,45 @@ def _open_arrays(path, value_range, image_size, clean):
     return in_memory(stored, scaling, labels=labels, sigma_tn=read_levels(arrays, len(stored), path))
 
 
+def _open_files(source, rule, image_size, crop, *, clean, lenient):
+    from tweedie_diffusion.data.image_files import check_sizes, different_sizes, open_frame_files
+    from tweedie_diffusion.data.resize import crop_and_resize
+
+    files = open_frame_files(source, lenient=lenient)
+    side = crop or image_size
+    if side:
+        check_sizes(files, side, "data.crop" if crop else "data.image_size")
+    elif not all(files.shape):
+        raise different_sizes(files)
+    shape = (side, side, files.channels) if side else files.shape
+
+    def read(i: int) -> np.ndarray:
+        image = files.read(i)
+        return crop_and_resize(image, image_size) if image_size else image
+
+    @functools.cache
+    def sample():
+        rng = np.random.Generator(np.random.Philox(0))
+        pixels = (read(i).reshape(-1, files.channels) for i in spaced(len(files), SAMPLED))
+        return np.concatenate([p[rng.permutation(len(p))[:SAMPLED_PIXELS]] for p in pixels])
+
+    scaling = rule.scaling(files.dtype, sample, bounded=True)
+    if rule.value_range and clean:
+        check_values(sample(), scaling, source, clean=True)
+    if rule == ScalingRule() and files.dtype.kind == "f":
+        _check_usual_range(sample(), source)
+    return Images(read, len(files), shape, scaling, name=files.name, excluded=tuple(files.excluded))
+
+
+def _cropped(images, crop):
+    """The same images, of which examples are squares."""
+    if len(images.shape) != 3:
+        raise InputError("data.crop cuts squares from images, and the data is vectors: set it to 0")
+    if min(images.shape[:2]) < crop:
+        raise InputError(f"the images are {images.shape[0]}×{images.shape[1]}, smaller than data.crop={crop}: lower it")
+    return dataclasses.replace(images, shape=(crop, crop, images.shape[-1]), cropped=True)
+
+
 def _check_usual_range(stored, path):
     """Floats are taken to lie in [−1, 1]; refuse those that plainly mean something else."""
     low, high = float(stored.min()), float(stored.max())
@@ -193,6 +220,11 @@ def _check_usual_range(stored, path):
         )
     if max(-low, high) > 10:
         raise InputError(f"{path} holds values from {low:g} to {high:g}: state the range of clean ones in data.range")
+
+
+def spaced(count: int, most: int) -> np.ndarray:
+    """At most `most` numbers below `count`, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
 
 
 def _aligned(arrays, names, count, path):

@@ -6,17 +6,21 @@ import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.resize import crop_and_resize
-from tweedie_diffusion.data.scaling import infer_scaling
-from tweedie_diffusion.data.sources import Images
+from tweedie_diffusion.data.scaling import ScalingRule
+from tweedie_diffusion.data.sources import SAMPLED, Images, spaced
 
 
-def open_tfds(name: str, *, value_range=None, image_size: int = 0) -> Images:
-    """The train split of a prepared TFDS data set, by name (`cifar10`, `celeb_a`).
+def open_tfds(name: str, *, rule: ScalingRule = ScalingRule(), image_size: int = 0) -> Images:  # noqa: B008 — frozen
+    """A split of a prepared TFDS data set, by name: `cifar10`, `celeb_a@train[:50%]`, `downsampled_imagenet/64x64`.
 
     Raises:
-        InputError: if there is no such data set, it is not prepared on this machine, or its images differ in size.
+        InputError: if there is no such data set or split, it is not prepared on this machine, or its images differ in
+            size.
     """
     import tensorflow_datasets as tfds
+
+    name, _, split = name.partition("@")
+    split = split or "train"
 
     try:
         builder: Any = tfds.builder(name, file_format="array_record")
@@ -28,9 +32,13 @@ def open_tfds(name: str, *, value_range=None, image_size: int = 0) -> Images:
             'or prepare it once, where TensorFlow is installed: python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\""
         )
-    records: Any = builder.as_data_source("train")
+    try:
+        records: Any = builder.as_data_source(split)
+    except (KeyError, ValueError) as error:
+        splits = ", ".join(builder.info.splits)
+        raise InputError(f"TFDS data set {name!r} has no split {split!r}: it has {splits}") from error
     if len(records) == 0 or "image" not in records[0]:
-        raise InputError(f"TFDS data set {name!r} has no images in its train split")
+        raise InputError(f"TFDS data set {name!r} has no images in its split {split!r}")
 
     def read(i: int) -> np.ndarray:
         image = np.asarray(records[i]["image"])
@@ -40,7 +48,8 @@ def open_tfds(name: str, *, value_range=None, image_size: int = 0) -> Images:
     if not image_size and None in features["image"].shape:
         raise InputError(f"the images of TFDS data set {name!r} differ in size: set data.image_size")
     first = read(0)
-    scaling = infer_scaling(first.dtype, value_range, bounded=True)
+    sample = lambda: np.stack([read(int(i)) for i in spaced(len(records), SAMPLED)]).reshape(-1, first.shape[-1])
+    scaling = rule.scaling(first.dtype, sample, bounded=True)
     if "label" not in features or not features["label"].num_classes:
         return Images(read, len(records), first.shape, scaling)
     read_label = lambda i: int(records[i]["label"])

@@ -34,16 +34,24 @@ def default_config() -> Config:
 
 def _data():
     c = ConfigDict()
-    c.source = "digits"  # digits, mixture_2d (16d, 64d), tfds:NAME, a folder, or a path to .npz or .npy
+    c.source = "digits"  # digits, mixture_2d (16d, 64d), tfds:NAME@SPLIT; a folder, pattern, .tar, .npz or .npy
     c.sigma_tn = 0.5  # noise of the training images
+    c.sigma_units = ""  # of sigma_tn and the table: images in [-1, 1]; or "data": stored values
+    c.sigma_from = ""  # instead of sigma_tn: "auto" estimates it; TABLE.csv states it for each file, 0 for clean ones
+    c.channel_sigmas = ()  # instead, of each channel in stored values: channels are scaled to equal noise
+    c.photons = ()  # (gain, offset, read noise) in stored values: noise that grows with the signal is stabilised first
     c.noisy_already = False  # True: the images carry that noise already, and none is added
     c.clean_fraction = 0.0  # part of the images left clean, if noise is added
     c.noise_seed = 0
     c.held_out = 1 / 6  # part of the images never trained on
     c.split_seed = 0  # which images these are
     c.range = ()  # stored values that become −1 and 1; () infers them from the dtype
+    c.range_percentiles = ()  # or from the values themselves, e.g. (0.1, 99.9)
     c.image_size = 0  # crop and resize clean images to this side; 0 keeps them
+    c.crop = 0  # train on squares of this side, cut at random from images of any size; 0 takes whole images
+    c.lenient = False  # leave out files that cannot be used, and list them in excluded.csv, instead of refusing all
     c.flip = False  # mirror half of the images
+    c.turn = False  # by random quarter turns
     c.num_examples = 10_000  # of synthetic data
     return c
 
@@ -92,6 +100,7 @@ def _ambient():
     c.sigma_max = 80.0
     c.weight_cap = 16.0  # of 1/a² (Ambient Omni)
     c.near_fraction = 0.0  # part of the batch drawn log-uniform in [1.02, 2.5]·σ_tn
+    c.sigma_first = False  # draw σ_t first, then an image with less noise: of mixed sets, cleaner ones more often
     c.antithetic = False  # every image with η and −η: less variance near σ_tn, twice the calls
     return c
 
@@ -174,7 +183,8 @@ def check_config(config: Config) -> None:
             raise InputError(f"{key} must be {words} (got {flat[key]!r})")
     if flat["sampling.sigma_min"] >= flat["sampling.sigma_max"]:
         raise InputError("sampling.sigma_min must lie below sampling.sigma_max")
-    if flat["ambient.sigma_max"] <= flat["data.sigma_tn"]:
+    _check_data(flat)
+    if not flat["data.sigma_units"] and flat["ambient.sigma_max"] <= flat["data.sigma_tn"]:
         raise InputError("ambient.sigma_max must exceed data.sigma_tn: training happens above the data's noise")
     if 0 < flat["consistency.stop"] <= flat["consistency.start"]:
         raise InputError("consistency.stop must exceed consistency.start; 0 keeps the term to the end")
@@ -194,10 +204,21 @@ def check_config(config: Config) -> None:
         )
     if flat["refresh.weight"] and flat["refresh.rows"] > flat["training.batch_size"]:
         raise InputError("refresh.rows must not exceed training.batch_size: the draws belong to images of the batch")
+
+
+def _check_data(flat):
+    """Settings of the noise that exclude one another."""
     if flat["data.noisy_already"] and flat["data.clean_fraction"]:
         raise InputError(
-            "data.clean_fraction needs noise that is added here: state clean images as sigma_tn = 0 in an .npz"
+            "data.clean_fraction needs noise that is added here: state clean images as 0 in an .npz or a table"
         )
+    if flat["data.range"] and flat["data.range_percentiles"]:
+        raise InputError("data.range and data.range_percentiles both say what becomes −1 and 1: leave one of them ()")
+    sources = [key for key in ("data.sigma_from", "data.channel_sigmas", "data.photons") if flat[key]]
+    if len(sources) > 1:
+        raise InputError(f"{' and '.join(sources)} all say what the noise is: leave all but one empty")
+    if sources and not flat["data.noisy_already"]:
+        raise InputError(f"{sources[0]} describes noise that the images carry: set data.noisy_already=True")
 
 
 def flatten(config) -> dict[str, Any]:
@@ -242,7 +263,7 @@ def _check_type(key, value, default):
 
 
 def _one_of(names):
-    return (lambda v: v in names), f"one of {', '.join(names)}"
+    return (lambda v: v in names), f"one of {', '.join(name or 'nothing' for name in names)}"
 
 
 _positive = (lambda v: v > 0), "> 0"
@@ -253,6 +274,18 @@ _counts = (lambda v: len(v) > 0 and all(isinstance(n, int) and n > 0 for n in v)
 _RULES = {
     "seed": _not_negative,
     "data.sigma_tn": ((lambda v: v >= 0), ">= 0, a standard deviation in units of [-1, 1]"),
+    "data.sigma_units": _one_of(("", "data")),
+    "data.sigma_from": ((lambda v: v in ("", "auto") or v.endswith(".csv")), "empty, auto, or a path to a .csv"),
+    "data.channel_sigmas": ((lambda v: all(s > 0 for s in v)), "noise levels > 0, one a channel"),
+    "data.photons": (
+        (lambda v: not v or (len(v) == 3 and v[0] > 0 and v[2] >= 0)),
+        "() or (gain > 0, offset, read noise >= 0)",
+    ),
+    "data.range_percentiles": (
+        (lambda v: not v or (len(v) == 2 and 0 <= v[0] < v[1] <= 100)),
+        "() or (low, high) with 0 <= low < high <= 100",
+    ),
+    "data.crop": _not_negative,
     "data.clean_fraction": _share,
     "data.noise_seed": _not_negative,
     "data.held_out": _open_share,

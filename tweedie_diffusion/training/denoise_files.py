@@ -1,100 +1,274 @@
-"""Denoise files: read, scale, denoise or draw from the posterior, scale back, write."""
+"""Denoise files: read, scale, denoise or draw from the posterior, scale back, write as what was read."""
 
+import dataclasses
+import itertools
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
+from tqdm import tqdm
 
-from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.files import ARRAYS, check_output, read_images, scaling_for, write_images
-from tweedie_diffusion.data.folder import SUFFIXES
-from tweedie_diffusion.training.trained import TrainedModel
+import tweedie_diffusion
+from tweedie_diffusion.data.catalog import Entry, catalog, is_catalog
+from tweedie_diffusion.data.errors import BadFiles, InputError
+from tweedie_diffusion.data.files import check_output, read_stored, scaling_for, write_stored
+from tweedie_diffusion.data.formats import Frames, write_frames
+from tweedie_diffusion.data.image_files import sift
+from tweedie_diffusion.data.levels import estimate_level_of, read_table
+from tweedie_diffusion.data.sources import ARRAYS
+from tweedie_diffusion.training.trained import BATCH, TrainedModel, digest
+
+PICTURES = (".png", ".jpg", ".jpeg")  # written as PNG, which loses nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenNoise:
+    """What is said of the noise of the images.
+
+    Attributes:
+        sigma: a standard deviation, or None.
+        units: of it, and of the table: "scaled" for images in [-1, 1], "data" for stored values.
+        source: "auto" to estimate it for each file, the path of a .csv with columns file and sigma, or nothing: then it
+            is `sigma_tn` of the .npz, or that of the training images.
+    """
+
+    sigma: float | None = None
+    units: str = "scaled"
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is done to every image."""
+
+    model: TrainedModel
+    noise: GivenNoise
+    num_samples: int
+    seed: int
+
+    def denoise(self, x_t: np.ndarray, levels: np.ndarray, scaling, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """`mean`, and with draws `samples` [n, N, ...] in the stored dtype and their spread `std`, float32.
+
+        A draw depends on the seed and the index of its image alone.
+        """
+        found = {"mean": scaling.from_unit(self.model.denoise_all(x_t, levels))}
+        if self.num_samples:
+            draw = lambda n: self.model.posterior_sample(x_t, levels, n, seed=self.seed, indices=indices)
+            draws = [draw(n) for n in range(self.num_samples)]
+            found["samples"] = np.stack([scaling.from_unit(draw) for draw in draws])
+            found["std"] = np.std([scaling.values(draw) for draw in draws], axis=0).astype(np.float32)
+        return found
 
 
 def denoise_files(
-    model: TrainedModel, source: Path, out: Path, *, sigma: float | None, num_samples: int, seed: int
+    model: TrainedModel, source: str, out: Path, *, noise: GivenNoise, num_samples: int, seed: int
 ) -> np.ndarray:
     """Write the posterior mean of every image of `source` to `out`, and `num_samples` draws from the posterior.
 
     An .npz gets `images`, and with draws `samples` [N, num_samples, ...] and `std` [N, ...], their spread. Image files
-    get NAME.png and NAME_sample0.png, ….
+    come back under their names, in their format, dtype and units, with their metadata; draws as NAME_sample0, …, and
+    the spread as NAME_std, of floats. Images larger than those of training are denoised in overlapping tiles.
 
     Args:
         model: trained.
-        source: .npz, .npy, PNG, JPEG, or a folder.
-        out: .npz or .npy for arrays, .png for one image, a new or empty folder for a folder.
-        sigma: noise of the images in [-1, 1] units; None takes `sigma_tn` of the .npz, or that of the training images.
+        source: .npz or .npy, an image file, or several: a folder, a pattern, an archive.
+        out: of the kind of `source`: a file with its suffix (.png for .jpg), or a new or empty folder.
+        noise: of the images.
         num_samples: draws an image.
         seed: of the draws.
 
     Returns:
-        [N] the levels used.
+        [N] the levels used, in [-1, 1].
 
     Raises:
-        InputError: if something cannot be read, written, or has another shape.
+        InputError: if something cannot be read, written, or has another shape; BadFiles naming every such file.
     """
-    read = read_images(source, model.facts.shape)
-    _check_out(source, out, num_samples)
-    _check_draws(out, read.names, num_samples)
-    scaling = scaling_for(read.images.dtype, model.facts.scaling)
-    levels = _levels(model, sigma, read.sigma_tn, len(read.images))
+    task = Task(model, noise, num_samples, seed)
+    if model.facts.scaling.photons is not None and (noise.sigma is not None or noise.source):
+        raise InputError("the model knows the noise of its images from data.photons: state none")
+    if noise.sigma is not None and not (np.isfinite(noise.sigma) and noise.sigma > 0):
+        raise InputError(f"--sigma must be > 0, a standard deviation (got {noise.sigma})")
+    path = Path(source).expanduser()
+    if path.suffix.lower() in ARRAYS and not path.is_dir():
+        return _denoise_arrays(task, path, out)
+    if not is_catalog(source):
+        raise InputError(
+            f"{source} is not an image, a folder of images, an .npz or an .npy"
+            if path.exists()
+            else f"{source} does not exist"
+        )
+    return _denoise_image_files(task, source, out)
+
+
+def _denoise_arrays(task, path, out):
+    read = read_stored(path)
+    _check_shape(task.model, path, read.images.shape[1:])
+    check_output(out, ARRAYS[:1] if task.num_samples else ARRAYS)
+    _check_new(out)
+    scaling = scaling_for(read.images.dtype, task.model.facts.scaling)
     x_t = scaling.to_unit(read.images)
-    mean = scaling.from_unit(model.denoise_all(x_t, levels))
-    if not num_samples:
-        write_images(out, mean, read.names)
-        return levels
-    samples = np.stack([model.posterior_sample(x_t, levels, n, seed=seed) for n in range(num_samples)], axis=1)
-    stored = scaling.from_unit(samples)
-    if read.names is None and out.suffix == ".npz":
-        spread = samples.std(axis=1) * np.float32((scaling.high - scaling.low) / 2)
-        write_images(out, mean, None, {"samples": stored, "std": spread})
-        return levels
-    write_images(out, mean, read.names)
-    for n in range(num_samples):
-        if read.names is None:
-            write_images(_numbered(out, n), stored[:, n], None)
-        else:
-            write_images(out, stored[:, n], [str(_numbered(Path(name), n)) for name in read.names])
+    if task.noise.source.endswith(".csv"):
+        raise InputError(f"{task.noise.source} names files: put an array sigma_tn [{len(read.images)}] into the .npz")
+    stated = read.sigma_tn if task.noise.sigma is None and not task.noise.source else None
+    level = _level_of(task, scaling)
+    levels = np.full(len(x_t), level(path.name, x_t), np.float32) if stated is None else stated
+    found = task.denoise(x_t, levels, scaling, np.arange(len(x_t)))
+    more = {"samples": np.moveaxis(found["samples"], 0, 1), "std": found["std"]} if task.num_samples else {}
+    if out.suffix.lower() == ".npz":
+        more["note"] = np.array(f"posterior mean by {_note(task)}, sigma {levels.min():g} to {levels.max():g}")
+    write_stored(out, found["mean"], **more)
     return levels
 
 
-def _levels(model, sigma, stated, count):
-    facts = model.facts
-    if sigma is not None:
-        if not (np.isfinite(sigma) and sigma > 0):
-            raise InputError(f"--sigma must be > 0, a standard deviation in units of [-1, 1] (got {sigma})")
-        return np.full(count, sigma, np.float32)
-    if stated is not None:
-        return stated
+def _denoise_image_files(task, source, out):
+    entries = catalog(source)
+    good, excluded = sift(entries)
+    small = [e for e in good if not task.model.takes(e.shape)]
+    bad = [why for _, why in excluded] + [_shape_message(task.model, e.name, e.shape) for e in small]
+    if bad:
+        raise BadFiles(f"{len(bad)} of {len(entries)} files in {source} cannot be denoised: mend or remove them", bad)
+    targets = _targets(source, out, good, task.num_samples)
+    scaling = scaling_for(np.dtype(good[0].dtype), task.model.facts.scaling)
+    levels_of = _levels_of_files(task, scaling, good)
+    note = _note(task)
+    used = []
+    with tqdm(total=len(good), desc="denoising", unit=" files", delay=1.0, leave=False) as bar:
+        for group in _groups(good):
+            opened = [entry.open() for entry in group]
+            stored = [np.stack([frames.read(i) for i in range(frames.count)]) for frames in opened]
+            x_t = [scaling.to_unit(images) for images in stored]
+            levels = [levels_of[entry.name] for entry in group]
+            indices = np.concatenate([_indices(entry) for entry in group])
+            found = task.denoise(np.concatenate(x_t), np.concatenate(levels), scaling, indices)
+            ends = np.cumsum([len(x) for x in x_t])
+            for entry, frames, end, of_file in zip(group, opened, ends, levels, strict=True):
+                rows = slice(end - frames.count, end)
+                _write(targets[entry.name], found, rows, frames, f"{note}, sigma {of_file[0]:g}")
+            used += levels
+            bar.update(len(group))
+    return np.concatenate(used)
+
+
+def _levels_of_files(task, scaling, entries) -> dict[str, np.ndarray]:
+    """The levels [frames] of every file, all of them before anything is written."""
+    level = _level_of(task, scaling, entries)
+    estimated = task.noise.sigma is None and task.noise.source == "auto"
+    found = {}
+    for entry in entries:
+        frames = entry.open() if estimated else None
+        stored = [] if frames is None else [frames.read(i) for i in range(frames.count)]
+        found[entry.name] = np.full(entry.frames, level(entry.name, scaling.to_unit(np.array(stored))), np.float32)
+    return found
+
+
+def _indices(entry):
+    """Of the frames of a file: the same for the same file, whatever lies beside it."""
+    return (zlib.crc32(entry.name.encode(errors="surrogateescape")) + np.arange(entry.frames)).astype(np.uint32)
+
+
+def _groups(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """Neighbouring files of one size, of about as many frames as a call takes."""
+    for _, same in itertools.groupby(entries, lambda entry: entry.shape):
+        group: list[Entry] = []
+        for entry in same:
+            group.append(entry)
+            if sum(e.frames for e in group) >= BATCH:
+                yield group
+                group = []
+        if group:
+            yield group
+
+
+def _write(target: Path, found, rows, like: Frames, note):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for n, draw in enumerate(found.get("samples", ())):
+        _write_whole(_numbered(target, n), draw[rows], like, f"posterior sample {n} by {note}")
+    if "std" in found:
+        spread = found["std"][rows]
+        plain = Frames(like.count, like.shape, spread.dtype, like.read, ndim=like.ndim)
+        _write_whole(_spread(target), spread, plain, f"posterior standard deviation by {note}")
+    _write_whole(target, found["mean"][rows], like, f"posterior mean by {note}")
+
+
+def _write_whole(target: Path, frames, like: Frames, note: str):
+    """Under another name first: a file that is there is whole."""
+    part = target.with_name(f".{target.stem}.part{target.suffix}")
+    write_frames(part, frames, like, note)
+    part.replace(target)
+
+
+def _note(task):
+    versions = f"tweedie_diffusion {tweedie_diffusion.__version__}, jax {jax.__version__}"
+    return f"{versions}, model {digest(task.model)}, seed {task.seed}"
+
+
+def _level_of(task, scaling, entries: Sequence[Entry] = ()) -> Callable[[str, np.ndarray], float]:
+    """(file, its images in [-1, 1]) -> σ in [-1, 1]."""
+    noise, facts = task.noise, task.model.facts
+    to_unit = lambda sigma: float(np.max(scaling.sigma_to_unit(sigma) if noise.units == "data" else sigma))
+    if noise.sigma is not None:
+        level = to_unit(noise.sigma)
+        return lambda name, x_t: level
+    if noise.source == "auto":
+        return lambda name, x_t: estimate_level_of(x_t, name)
+    if noise.source:
+        names = [entry.name for entry in entries]
+        table = dict(zip(names, read_table(Path(noise.source).expanduser(), names), strict=True))
+        return lambda name, x_t: to_unit(table[name])
     if not 0 < facts.sigma_tn_min == facts.sigma_tn_max:
-        raise InputError("state the noise of the images: --sigma=…, in units of [-1, 1]")
-    return np.full(count, facts.sigma_tn_max, np.float32)
+        raise InputError("state the noise of the images: --sigma=…, in units of [-1, 1], or --sigma_from=auto")
+    return lambda name, x_t: facts.sigma_tn_max
 
 
-def _check_out(source, out, num_samples):
-    if source.is_dir():
+def _targets(source, out, entries, num_samples) -> dict[str, Path]:
+    """Where the result of every file goes; none may be in the way of another, or of what exists."""
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix.lower() != ".tar":
+        check_output(out, (_written_suffix(path).lower(),))
+        targets = {entries[0].name: out}
+    else:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists already: name a new folder for the results")
-    elif source.suffix.lower() in SUFFIXES:
-        check_output(out, (".png",))
-    else:
-        check_output(out, ARRAYS[:1] if num_samples else ARRAYS)
-    if out.is_file():
-        raise InputError(f"{out} exists already: name another file, or remove it")
+        targets = {e.name: (out / e.name).with_suffix(_written_suffix(Path(e.name))) for e in entries}
+    taken: dict[Path, str] = {}
+    for name, target in targets.items():
+        more = [_numbered(target, n) for n in range(num_samples)] + ([_spread(target)] if num_samples else [])
+        for file in (target, *more):
+            if file in taken and taken[file] != name:
+                raise InputError(f"the results of {taken[file]} and {name} would be written to one file: rename one")
+            taken[file] = name
+            _check_new(file)
+    return targets
 
 
-def _check_draws(out, names, num_samples):
-    """The files of the draws must not replace others."""
-    if names is None:
-        taken = [_numbered(out, n) for n in range(num_samples) if out.suffix == ".png" and _numbered(out, n).exists()]
-        if taken:
-            raise InputError(f"{taken[0]} exists already: name another file, or remove it")
-        return
-    stems = {str(Path(name).with_suffix("")) for name in names}
-    clashes = sorted(s for s in stems for n in range(num_samples) if f"{s}_sample{n}" in stems)
-    if clashes:
-        raise InputError(f"a draw of {clashes[0]} would replace another image's result: rename one of the two")
+def _written_suffix(path):
+    return ".png" if path.suffix.lower() in PICTURES else path.suffix
 
 
 def _numbered(path, n):
     """NAME.png -> NAME_sampleN.png."""
     return path.with_stem(f"{path.stem}_sample{n}")
+
+
+def _spread(path):
+    """NAME.png -> NAME_std.tif, for a PNG holds no floats; other formats do."""
+    spread = path.with_stem(f"{path.stem}_std")
+    return spread.with_suffix(".tif") if spread.suffix.lower() in PICTURES else spread
+
+
+def _check_new(path):
+    if path.exists():
+        raise InputError(f"{path} exists already: name another file, or remove it")
+
+
+def _check_shape(model, name, shape):
+    if not model.takes(shape):
+        raise InputError(_shape_message(model, name, shape))
+
+
+def _shape_message(model, name, shape):
+    words = lambda shape: "×".join(map(str, shape))
+    larger = " or larger" if len(model.facts.shape) == 3 else ""
+    return f"{name} is {words(shape)}, and the model takes {words(model.facts.shape)}{larger}"

@@ -37,7 +37,7 @@ class DataFacts:
     def from_json(text: str) -> "DataFacts":
         """What `to_json` wrote."""
         fields = json.loads(text)
-        return DataFacts(**fields | {"shape": tuple(fields["shape"]), "scaling": Scaling(**fields["scaling"])})
+        return DataFacts(**fields | {"shape": tuple(fields["shape"]), "scaling": Scaling.from_dict(fields["scaling"])})
 
 
 def facts_of(dataset: Dataset) -> DataFacts:

@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 
+from tweedie_diffusion.data.noise import noise_warning
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.diffusion.corruption import add_noise
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.evaluation.curves import ambient_curve
 from tweedie_diffusion.evaluation.distances import energy_distance
-from tweedie_diffusion.evaluation.noise_check import noise_warning
 from tweedie_diffusion.training.trained import TrainedModel
 
 NUM_IMAGES = 256

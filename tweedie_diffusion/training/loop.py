@@ -11,8 +11,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.levels import StatedNoise, resolve
 from tweedie_diffusion.data.noisy import Dataset, NoiseModel, open_dataset
+from tweedie_diffusion.data.photon_noise import PhotonNoise
 from tweedie_diffusion.data.pipeline import batches
+from tweedie_diffusion.data.scaling import ScalingRule
 from tweedie_diffusion.data.sources import open_images
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.checkpoints import Checkpoints
@@ -21,7 +24,7 @@ from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, i
 from tweedie_diffusion.training.facts import facts_of
 from tweedie_diffusion.training.health import data_warnings, health_warnings, held_out_health
 from tweedie_diffusion.training.metrics import Metrics
-from tweedie_diffusion.training.objective import make_objective
+from tweedie_diffusion.training.objective import log_normal_law, make_objective
 from tweedie_diffusion.training.patch_prior import check_patches, open_mixture
 from tweedie_diffusion.training.results import held_out_curve, write_results
 from tweedie_diffusion.training.step import (
@@ -51,15 +54,21 @@ def open_data(data: Config) -> Dataset:
     Raises:
         InputError: if it cannot be used.
     """
+    photons = PhotonNoise(*data.photons) if data.photons else None
+    channel_sigmas = tuple(data.channel_sigmas)
     images = open_images(
         data.source,
-        value_range=tuple(data.range) or None,
+        rule=ScalingRule(tuple(data.range) or None, tuple(data.range_percentiles) or None, channel_sigmas, photons),
         image_size=data.image_size,
+        crop=data.crop,
         clean=not data.noisy_already,
+        lenient=data.lenient,
         seed=data.split_seed,
         num_examples=data.num_examples,
     )
-    noise = NoiseModel(data.sigma_tn, data.noisy_already, data.clean_fraction, data.noise_seed)
+    stated = StatedNoise(data.sigma_tn, data.sigma_units or "scaled", data.sigma_from, channel_sigmas)
+    sigma_tn, images = resolve(stated, images)
+    noise = NoiseModel(sigma_tn, data.noisy_already, data.clean_fraction, data.noise_seed)
     return open_dataset(images, noise, held_out=data.held_out, split_seed=data.split_seed)
 
 
@@ -91,7 +100,7 @@ def train(config: Config, workdir: Path) -> bool:
     _check_facts(config, facts)
     fresh = lambda: init_params(purpose_key(config.seed, "weights"), network, config.model, facts)
     first_params = _params_of(config, fresh) if config.init_from and not has_checkpoints(workdir) else fresh
-    open_workdir(workdir, config, facts)
+    open_workdir(workdir, config, facts, dataset.images.excluded)
     mixture = open_mixture(workdir, config, dataset.train) if config.model.patch_components else None
     make_denoise = denoiser_maker(network, config.model, facts, mixture)
 
@@ -118,6 +127,8 @@ def _check_facts(config, facts):
     """What the settings ask for, against what the data is."""
     if config.data.flip and len(facts.shape) != 3:
         raise InputError("data.flip mirrors images, and the data is vectors: set it to False")
+    if config.data.turn and (len(facts.shape) != 3 or facts.shape[0] != facts.shape[1]):
+        raise InputError("data.turn needs square images: set it to False, or data.crop")
     if config.model.patch_components:
         check_patches(config.model, facts)
     for road in ("consistency", "refresh"):
@@ -158,7 +169,13 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
     step_of = _step_programs(config, model, optimizer, mesh)
     refresh_step = make_refresh_step(config, model.make_denoise, mesh)
     open_batches = lambda start: batches(
-        dataset.train, batch_size=training.batch_size, seed=config.seed, start=start, flip=config.data.flip
+        dataset.train,
+        batch_size=training.batch_size,
+        seed=config.seed,
+        start=start,
+        flip=config.data.flip,
+        turn=config.data.turn,
+        law=log_normal_law(config.ambient) if config.ambient.sigma_first else None,
     )
     data, terms = open_batches(first), None
     sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -174,7 +191,9 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
             if "refresh" in terms and step == config.refresh.start:
                 metrics.say(f"step {step}: drawing {config.refresh.capacity} images from the posterior")
                 state = _fill_buffer(state, config, open_batches(step), model.make_denoise, mesh)
-            batch = jax.device_put(next(data), sharding)
+            with metrics.waiting():
+                rows = next(data)
+            batch = jax.device_put(rows, sharding)
             if "refresh" in terms and renews_at(config.refresh, step):
                 state = refresh_step(state, batch)
             state, scalars = step_of("consistency" in terms, "refresh" in terms)(state, batch)

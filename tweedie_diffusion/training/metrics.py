@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ class Metrics:
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1)
         self._batch_size = batch_size
         self._last = (time.perf_counter(), start)
+        self._waited = 0.0
 
     def __enter__(self):
         return self
@@ -32,6 +34,13 @@ class Metrics:
         """One step more on the bar."""
         self._bar.update()
 
+    @contextmanager
+    def waiting(self):
+        """Around what waits for data: the part of the time spent there is logged as `data_wait`."""
+        begun = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begun
+
     def say(self, text: str) -> None:
         """A line above the bar."""
         self._bar.write(text)
@@ -42,7 +51,8 @@ class Metrics:
         if step > last:
             rate = (step - last) / (now - then)
             scalars = scalars | {"steps_per_second": rate, "images_per_second": rate * self._batch_size}
-            self._last = (now, step)
+            scalars |= {"data_wait": self._waited / (now - then)}
+            self._last, self._waited = (now, step), 0.0
             self._bar.set_postfix_str(f"{rate * self._batch_size:.0f} images/s, loss {scalars['loss']:.3g}")
         self.write(step, scalars)
 

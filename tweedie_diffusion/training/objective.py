@@ -4,6 +4,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.stats import truncnorm
 
 from tweedie_diffusion.diffusion.corruption import add_noise
 from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, denoising_loss, edm_weight
@@ -15,18 +17,21 @@ from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.training.config import Config
 
 
-def ambient_term(key, denoise: DenoiseFn, x_tn, sigma_tn, *, ambient: Config, sigma_data: float) -> jax.Array:
+def ambient_term(
+    key, denoise: DenoiseFn, x_tn, sigma_tn, sigma_t=None, *, ambient: Config, sigma_data: float
+) -> jax.Array:
     """mean λ(σ_t)·ambient_loss, σ_t log-normal above each image's σ_tn; the first `near_fraction` of the rows of noisy
-    images log-uniform in [1.02, 2.5]·σ_tn, where everything below the data's noise takes its start.
+    images log-uniform in [1.02, 2.5]·σ_tn, where everything below the data's noise takes its start. Or all of it as it
+    was drawn before the images.
     """
     key_law, key_near, key_loss = jax.random.split(key, 3)
     batch = x_tn.shape[0]
-    sigma_t = log_normal_sigma(
-        key_law, (batch,), p_mean=ambient.p_mean, p_std=ambient.p_std, sigma_min=sigma_tn, sigma_max=ambient.sigma_max
-    )
-    near = sigma_tn * 1.02 * (2.5 / 1.02) ** jax.random.uniform(key_near, (batch,))
-    is_near = (jnp.arange(batch) < ambient.near_fraction * batch) & (sigma_tn > 0)
-    sigma_t = jnp.where(is_near, near, sigma_t)
+    if sigma_t is None:
+        law = {"p_mean": ambient.p_mean, "p_std": ambient.p_std, "sigma_max": ambient.sigma_max}
+        sigma_t = log_normal_sigma(key_law, (batch,), sigma_min=sigma_tn, **law)
+        near = sigma_tn * 1.02 * (2.5 / 1.02) ** jax.random.uniform(key_near, (batch,))
+        is_near = (jnp.arange(batch) < ambient.near_fraction * batch) & (sigma_tn > 0)
+        sigma_t = jnp.where(is_near, near, sigma_t)
     loss = ambient_loss(
         key_loss,
         denoise,
@@ -37,6 +42,16 @@ def ambient_term(key, denoise: DenoiseFn, x_tn, sigma_tn, *, ambient: Config, si
         antithetic=ambient.antithetic,
     )
     return jnp.mean(edm_weight(sigma_t, sigma_data=sigma_data) * loss)
+
+
+def log_normal_law(ambient: Config):
+    """The same law on the host, for batches that draw σ_t before the image: (uniform [B], least level) -> σ_t [B]."""
+
+    def law(uniform: np.ndarray, sigma_min: float) -> np.ndarray:
+        bounds = (np.log([max(sigma_min, 1e-12), ambient.sigma_max]) - ambient.p_mean) / ambient.p_std
+        return np.exp(ambient.p_mean + ambient.p_std * truncnorm.ppf(uniform, *bounds))
+
+    return law
 
 
 def consistency_levels(key, sigma_tn, front, *, max_log_step: float) -> tuple[jax.Array, jax.Array]:
@@ -129,7 +144,9 @@ def make_objective(
             label = jnp.where(hidden, -1, label)
         dropout_key = key_dropout if config.model.dropout else None
         denoise = make_denoise(params, labels=label, dropout_key=dropout_key)
-        ambient = ambient_term(key_ambient, denoise, x_tn, sigma_tn, ambient=config.ambient, sigma_data=sigma_data)
+        ambient = ambient_term(
+            key_ambient, denoise, x_tn, sigma_tn, batch.get("sigma_t"), ambient=config.ambient, sigma_data=sigma_data
+        )
         loss, parts = ambient, {"ambient_loss": ambient}
 
         def share(rows):

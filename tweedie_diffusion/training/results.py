@@ -57,7 +57,6 @@ def write_results(workdir: Path, model: TrainedModel, dataset: Dataset) -> dict[
         shown = STRIP if len(facts.shape) == 3 else None
         save_strip(workdir / "denoised.png", {name: x[:shown] for name, x in rows.items()})
         # Noisy floats in the data's units, not rounded or clipped: that would change their noise.
-        stored = (x_tn + 1) * (facts.scaling.high - facts.scaling.low) / 2 + facts.scaling.low
-        np.savez(workdir / "held_out_noisy.npz", images=stored.astype(np.float32), sigma_tn=sigma_tn)
+        np.savez(workdir / "held_out_noisy.npz", images=facts.scaling.noisy_values(x_tn), sigma_tn=sigma_tn)
     write_curve(workdir, curve)  # last: it says that the run is finished
     return curve

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import jax
@@ -13,8 +14,9 @@ from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 from tweedie_diffusion.diffusion.rows import check_levels, normal, purpose_key, split
 from tweedie_diffusion.diffusion.sampling import reverse_process
+from tweedie_diffusion.diffusion.tiling import tiled
 from tweedie_diffusion.training.checkpoints import restore_saved
-from tweedie_diffusion.training.config import Config, from_json
+from tweedie_diffusion.training.config import Config, from_json, to_json
 from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.patch_prior import read_mixture
@@ -41,13 +43,17 @@ class TrainedModel:
 
     def __post_init__(self):
         # The weights are arguments of what is compiled, so that new weights need no new compilation.
-        def reverse(params, keys, x_init, sigmas, labels, step):
+        def denoiser(params, labels, shape):
             denoise = self.make_denoise(params, labels=labels)
+            return denoise if tuple(shape) == self.facts.shape else tiled(denoise, self.facts.shape)
+
+        def reverse(params, keys, x_init, sigmas, labels, step):
+            denoise = denoiser(params, labels, x_init.shape[1:])
             return reverse_process(keys, denoise, x_init, sigmas, step=REVERSE_STEPS[step])
 
         self._compiled_reverse = jax.jit(reverse, static_argnames="step")
         self._compiled_denoise = jax.jit(
-            lambda params, x_t, sigma, labels: self.make_denoise(params, labels=labels)(x_t, sigma)
+            lambda params, x_t, sigma, labels: denoiser(params, labels, x_t.shape[1:])(x_t, sigma)
         )
 
     def with_params(self, params) -> "TrainedModel":
@@ -60,21 +66,29 @@ class TrainedModel:
         """E[x_0 | x_t], compiled once for each shape.
 
         Args:
-            x_t: [B, ...] in [-1, 1] units.
+            x_t: [B, ...] in [-1, 1] units. Images larger than those of training are denoised in overlapping tiles.
             sigma: float or [B], > 0.
-            labels: [B] classes of a class-conditional model, −1 for none; None for none at all.
+            labels: [B] classes of a class-conditional model, −1 for none; None for none at all. Not for larger images.
 
         Returns:
             [B, ...].
 
         Raises:
-            ValueError: if the images have another shape than those of training, or sigma <= 0.
+            ValueError: if the images are smaller than those of training or have other channels, or sigma <= 0.
         """
-        if tuple(x_t.shape[1:]) != self.facts.shape:
-            raise ValueError(f"the model takes images {list(self.facts.shape)} (got {list(x_t.shape[1:])})")
+        if not self.takes(x_t.shape[1:]):
+            larger = " or larger" if len(self.facts.shape) == 3 else ""
+            raise ValueError(f"the model takes images {list(self.facts.shape)}{larger} (got {list(x_t.shape[1:])})")
         check_levels(0.0, sigma, "sigma must be > 0", strict=True)
         x_t, sigma = jnp.asarray(x_t, jnp.float32), jnp.asarray(sigma, jnp.float32)
         return self._compiled_denoise(self.params, x_t, sigma, labels)
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether examples of a shape can be denoised: that of training, or larger images with as many channels."""
+        trained = self.facts.shape
+        if len(trained) != 3 or len(shape) != 3:
+            return tuple(shape) == trained
+        return shape[2] == trained[2] and shape[0] >= trained[0] and shape[1] >= trained[1]
 
     def sample(
         self, indices, *, seed: int = 0, truncated: bool = False, num_steps: int = 0, step: str = "", label: int = -1
@@ -118,17 +132,24 @@ class TrainedModel:
         """`denoise` on any number of images [N, ...] with levels [N]; images at level 0 are returned as they are."""
         denoised, noisy = np.array(x_t, np.float32), sigma > 0
         if noisy.any():
-            denoised[noisy] = _in_batches(self.denoise, denoised[noisy], sigma[noisy])
+            denoised[noisy] = _in_batches(self.denoise, denoised[noisy], sigma[noisy], size=self._batch(x_t))
         return denoised
 
-    def posterior_sample(self, x_t: np.ndarray, sigma: np.ndarray, draw: int, *, seed: int = 0) -> np.ndarray:
+    def _batch(self, x_t):
+        """Images a call: larger ones are many tiles each."""
+        return BATCH if x_t.shape[1:] == self.facts.shape else 1
+
+    def posterior_sample(
+        self, x_t: np.ndarray, sigma: np.ndarray, draw: int, *, seed: int = 0, indices: np.ndarray | None = None
+    ) -> np.ndarray:
         """One sample a row of p(x_0 | x_t): the stochastic midpoint process from each row's own level down.
 
         Args:
             x_t: [N, ...].
             sigma: [N] levels; images at level 0 are returned as they are.
-            draw: the number of the sample; row n's depends on (seed, draw, n).
+            draw: the number of the sample; row n's depends on (seed, draw, indices[n]).
             seed: of the noise.
+            indices: [N] numbers of the images; 0, 1, … if None.
 
         Returns:
             [N, ...] float32.
@@ -142,10 +163,20 @@ class TrainedModel:
             sigmas = karras_sigmas(sampling.num_steps, sigma_min=lowest, sigma_max=sigma, rho=sampling.rho)
             return self._compiled_reverse(self.params, step_keys, x_t, sigmas, None, "midpoint")
 
+        indices = np.arange(len(x_t)) if indices is None else indices
         drawn, noisy = np.array(x_t, np.float32), sigma > 0
         if noisy.any():
-            drawn[noisy] = _in_batches(descend, np.flatnonzero(noisy), drawn[noisy], sigma[noisy])
+            rows = indices[noisy], drawn[noisy], sigma[noisy]
+            drawn[noisy] = _in_batches(descend, *rows, size=self._batch(x_t))
         return drawn
+
+
+def digest(model: TrainedModel) -> str:
+    """What tells one model from another: of its settings and weights."""
+    hashed = hashlib.blake2b(to_json(model.config).encode(), digest_size=8)
+    for leaf in jax.tree.leaves(model.params):
+        hashed.update(np.asarray(leaf).tobytes())
+    return hashed.hexdigest()
 
 
 def _keys(key, indices):
@@ -153,12 +184,13 @@ def _keys(key, indices):
     return split(jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(indices)), 2)
 
 
-def _in_batches(function, *rows: np.ndarray) -> np.ndarray:
-    """function(*rows) on BATCH rows at a time; the last are repeated to fill the last batch, and dropped again."""
+def _in_batches(function, *rows: np.ndarray, size: int = 0) -> np.ndarray:
+    """function(*rows) on `size` rows at a time; the last are repeated to fill the last batch, and dropped again."""
+    size = size or BATCH
     count = len(rows[0])
     parts = []
-    for first in range(0, count, BATCH):
-        chosen = np.minimum(np.arange(first, first + BATCH), count - 1)
+    for first in range(0, count, size):
+        chosen = np.minimum(np.arange(first, first + size), count - 1)
         parts.append(np.asarray(function(*(r[chosen] for r in rows)))[: count - first])
     return np.concatenate(parts)
 

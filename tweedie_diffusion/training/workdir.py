@@ -1,6 +1,8 @@
 """What a workdir holds, and whether it may be used."""
 
+import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from tweedie_diffusion.training.facts import DataFacts
 
 # config.json        every setting
 # data.json          what is known of the data
+# excluded.csv       files that could not be used, if data.lenient
 # patch_mixture.npz  the prior fitted to them, if any
 # checkpoints/       states of training
 # metrics.jsonl      and tensorboard/: scalars
@@ -47,8 +50,9 @@ def check_workdir(workdir: Path, config: Config) -> None:
         )
 
 
-def open_workdir(workdir: Path, config: Config, facts: DataFacts) -> None:
-    """Create the workdir with its config and facts, or check that the data is still the one it began with.
+def open_workdir(workdir: Path, config: Config, facts: DataFacts, excluded: Sequence[tuple[str, str]] = ()) -> None:
+    """Create the workdir with its config, its facts and a list of excluded files, or check that the data is still the
+    one it began with.
 
     Raises:
         InputError: if the directory cannot be written, or the data changed.
@@ -64,6 +68,10 @@ def open_workdir(workdir: Path, config: Config, facts: DataFacts) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         saved.write_text(facts.to_json())
         (workdir / "config.json").write_text(to_json(config))
+        (workdir / "excluded.csv").unlink(missing_ok=True)
+        if excluded:
+            with (workdir / "excluded.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                csv.writer(file).writerows([("file", "why"), *excluded])
     except OSError as error:
         raise InputError(f"{workdir} cannot be written ({error.strerror}): choose another --workdir") from error
 

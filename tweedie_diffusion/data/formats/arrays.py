@@ -1,0 +1,97 @@
+"""NumPy's .npy and .npz; nothing pickled is ever read."""
+
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.formats import Frames, Source, as_frame, as_stored, opened
+
+# What NumPy lets through when a file is damaged; RuntimeError: from zipfile, for flags it does not know.
+DAMAGED = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+
+
+def open_frames(name: str, source: Source) -> Frames:
+    """The images of an .npy or .npz [N, H, W] or [N, H, W, C]; of an .npy also one image [H, W].
+
+    A large .npy on disk is mapped, and read an image at a time.
+    """
+    if isinstance(source, Path) and _is_npy(name):
+        arrays = {"images": _mapped(name, source)}
+    else:
+        arrays = load_arrays(source, name)
+    if set(arrays) & {"sigma_tn", "labels", "train_labels"}:
+        raise InputError(f"{name} states labels or noise, which are read from a single .npz only: name it alone")
+    key = pick_key(arrays, name)
+    single = _is_npy(name) and arrays[key].ndim == 2
+    images = arrays[key][None, ..., None] if single else pick_images(arrays, name)
+    if images.ndim != 4 or images.dtype.kind not in "uif":
+        raise InputError(f"{name} holds vectors, not images")
+    read = lambda i: as_frame(np.array(images[i]))
+    return Frames(len(images), images.shape[1:], images.dtype.newbyteorder("="), read, key, arrays[key].ndim)
+
+
+def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
+    """An .npz with the array of the same name, beside the note; an .npy holds nothing else."""
+    stored = as_stored(frames, like.ndim)
+    with path.open("wb") as file:  # NumPy would add a suffix of its own
+        if _is_npy(path.name):
+            np.save(file, stored, allow_pickle=False)
+        else:
+            np.savez(file, allow_pickle=False, **{like.header or "images": stored, "note": np.array(note)})
+
+
+def load_arrays(source: Source, name: str = "") -> dict[str, np.ndarray]:
+    """The arrays of an .npz by name, or of an .npy under `images`; never unpickles.
+
+    Raises:
+        InputError: if the file is missing, damaged or holds pickled objects.
+    """
+    name = name or str(source)
+    if isinstance(source, Path) and not source.is_file():
+        raise InputError(f"{name} does not exist")
+    try:
+        with opened(source) as file:
+            loaded = np.load(file, allow_pickle=False)
+            return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"images": loaded}
+    except DAMAGED as error:
+        raise InputError(f"{name} is not a readable NumPy file ({error})") from error
+
+
+def pick_key(arrays: dict[str, np.ndarray], name: str | Path) -> str:
+    """The name of the images among named arrays: `images`, `train_images`, or that of the only array but for a note."""
+    named = [key for key in arrays if key != "note"]
+    key = next((k for k in ("images", "train_images") if k in arrays), named[0] if len(named) == 1 else None)
+    if key is None:
+        raise InputError(f"{name} holds {', '.join(sorted(arrays)) or 'nothing'}: name the one to use `images`")
+    return key
+
+
+def _is_npy(name):
+    return Path(name).suffix.lower() == ".npy"
+
+
+def pick_images(arrays: dict[str, np.ndarray], name: str | Path) -> np.ndarray:
+    """The images among named arrays as [N, H, W, C] or [N, D]: `images`, `train_images`, or the only array.
+
+    Raises:
+        InputError: if none or several could be meant, or the array is not numeric images.
+    """
+    key = pick_key(arrays, name)
+    stored = arrays[key]
+    if stored.ndim not in (2, 3, 4) or stored.dtype.kind not in "uif" or stored.size == 0:
+        raise InputError(
+            f"{name}: `{key}` must be numbers of shape [N, H, W], [N, H, W, C] or [N, D] "
+            f"(got {stored.dtype} of shape {list(stored.shape)})"
+        )
+    return stored[..., None] if stored.ndim == 3 else stored
+
+
+def _mapped(name, path):
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except DAMAGED as error:
+        raise InputError(f"{name} is not a readable NumPy file ({error})") from error

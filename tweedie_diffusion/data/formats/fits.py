@@ -1,0 +1,52 @@
+"""FITS: the first image of the file, its planes the frames."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.formats import Frames, Source, as_frame, opened
+
+
+def open_frames(name: str, source: Source) -> Frames:
+    """The planes of the first image of two or three axes, scaled as its header says; InputError for BLANK pixels."""
+    with _first_image(name, source) as unit:
+        shape, header = unit.shape, unit.header.copy()
+        if "BLANK" in header:
+            raise InputError(f"{name} marks pixels as BLANK, which are no measurements: fill or crop them")
+
+    def read(index: int) -> np.ndarray:
+        with _first_image(name, source) as unit:
+            return as_frame(np.asarray(unit.section[index] if len(shape) == 3 else unit.section[:, :]))
+
+    first = read(0)
+    return Frames(shape[0] if len(shape) == 3 else 1, first.shape, first.dtype, read, header)
+
+
+def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
+    """The same header, with a HISTORY of what made it."""
+    header = fits.Header() if like.header is None else like.header.copy()
+    for key in ("CHECKSUM", "DATASUM"):  # of the old pixels
+        header.remove(key, ignore_missing=True)
+    header.add_history(note)
+    planes = frames[..., 0]
+    one = len(planes) == 1 and header.get("NAXIS", 2) == 2
+    fits.PrimaryHDU(planes[0] if one else planes, header=header).writeto(path, overwrite=True)
+
+
+@contextmanager
+def _first_image(name, source):
+    try:
+        with opened(source) as file, fits.open(file, memmap=False, uint=True) as units:
+            listed: list[Any] = list(units)
+            images = [unit for unit in listed if unit.is_image and len(unit.shape) in (2, 3)]
+            if not images:
+                raise InputError(f"{name} holds no image of two or three axes")
+            yield images[0]
+    except (OSError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name} is not a readable FITS file ({error})") from error

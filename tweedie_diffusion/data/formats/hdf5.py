@@ -1,0 +1,61 @@
+"""HDF5: the data set named `images`, or the only one there is."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.formats import Frames, Source, as_frame, as_stored, opened
+
+
+def open_frames(name: str, source: Source) -> Frames:
+    """The images [N, H, W] or [N, H, W, C] of the file, or its one image [H, W]; each is read when asked for."""
+    with _tree(name, source) as tree:
+        dataset = _choose(name, tree)
+        shape, dtype = dataset.shape, dataset.dtype.newbyteorder("=")
+        header = {"dataset": dataset.name, "attributes": dict(dataset.attrs), "of_file": dict(tree.attrs)}
+
+    def read(index: int) -> np.ndarray:
+        with _tree(name, source) as tree:
+            dataset: Any = tree[header["dataset"]]
+            return as_frame(dataset[index] if len(shape) > 2 else dataset[()])
+
+    one = shape[1:] if len(shape) > 2 else shape
+    count = shape[0] if len(shape) > 2 else 1
+    return Frames(count, one if len(one) == 3 else (*one, 1), dtype, read, header, ndim=len(shape))
+
+
+def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
+    """The same data set, with the attributes that it and the file had."""
+    header = like.header or {"dataset": "images", "attributes": {}, "of_file": {}}
+    with h5py.File(path, "w") as written:
+        written.attrs.update(header["of_file"])
+        dataset = written.create_dataset(header["dataset"], data=as_stored(frames, like.ndim))
+        dataset.attrs.update(header["attributes"] | {"note": note})
+
+
+@contextmanager
+def _tree(name, source):
+    try:
+        with opened(source) as file, h5py.File(file, "r") as tree:
+            yield tree
+    except InputError:
+        raise
+    except Exception as error:  # of damaged files: OSError, RuntimeError, ValueError, KeyError
+        raise InputError(f"{name} is not a readable HDF5 file ({error})") from error
+
+
+def _choose(name, tree):
+    found = {}
+
+    def visit(path, item):
+        if isinstance(item, h5py.Dataset) and item.ndim in (2, 3, 4) and item.dtype.kind in "uif":
+            found[path] = item
+
+    tree.visititems(visit)
+    if "images" in found or len(found) == 1:
+        return found.get("images") or next(iter(found.values()))
+    raise InputError(f"{name} holds {', '.join(sorted(found)) or 'no images'}: name the one to use `images`")

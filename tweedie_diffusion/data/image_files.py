@@ -1,0 +1,145 @@
+"""Images of a folder, a pattern, an archive or one file, in any format: every file one or more frames."""
+
+import bisect
+import itertools
+import threading
+from collections import Counter
+
+import numpy as np
+
+from tweedie_diffusion.data.catalog import Entry, catalog
+from tweedie_diffusion.data.errors import BadFiles, InputError
+from tweedie_diffusion.data.formats import Frames
+
+OPENED = 16  # stacks whose layout is remembered, by each thread
+
+
+class FrameFiles:
+    """All frames of the good entries of a catalog by index, in the order of names.
+
+    Attributes:
+        entries: the files.
+        excluded: [(name, why)] of those left out.
+        channels, dtype: of every frame.
+        shape: [H, W, C], or [0, 0, C] if sizes differ.
+    """
+
+    def __init__(self, entries: list[Entry], excluded: list[tuple[str, str]]):
+        """`entries` are good and of one kind."""
+        self.entries, self.excluded = entries, excluded
+        self._ends = list(itertools.accumulate(entry.frames for entry in entries))
+        self._opened = threading.local()
+        sizes = {entry.shape for entry in entries}
+        self.channels, self.dtype = entries[0].shape[-1], np.dtype(entries[0].dtype)
+        self.shape = entries[0].shape if len(sizes) == 1 else (0, 0, self.channels)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def first(self, file: int) -> int:
+        """The index of the first frame of a file."""
+        return self._ends[file] - self.entries[file].frames
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The number of the file, and of the frame in it."""
+        file = bisect.bisect_right(self._ends, index)
+        return file, index - self.first(file)
+
+    def name(self, index: int) -> str:
+        """Of the frame: that of its file, and its number if there are several."""
+        file, frame = self.place(index)
+        entry = self.entries[file]
+        return entry.name if entry.frames == 1 else f"{entry.name}:{frame}"
+
+    def read(self, index: int) -> np.ndarray:
+        """[H, W, C] as stored."""
+        file, frame = self.place(index)
+        return self._open(file).read(frame)
+
+    def _open(self, file: int) -> Frames:
+        entry = self.entries[file]
+        if entry.frames == 1:
+            return entry.open()
+        stacks = vars(self._opened).setdefault("stacks", {})
+        if file not in stacks:
+            if len(stacks) >= OPENED:
+                stacks.clear()
+            stacks[file] = entry.open()
+        return stacks[file]
+
+
+def open_frame_files(source: str, *, lenient: bool = False) -> FrameFiles:
+    """The frames of every image file of `source`.
+
+    Args:
+        source: what `catalog` takes.
+        lenient: leave out files that cannot be used, instead of refusing them all.
+
+    Raises:
+        BadFiles: naming every file that cannot be read, or has other channels or another dtype than most.
+    """
+    entries = catalog(source)
+    good, excluded = sift(entries)
+    if excluded and not lenient:
+        raise BadFiles(
+            f"{len(excluded)} of {len(entries)} files in {source} cannot be used: mend or remove them, "
+            "or set data.lenient=True to go on without",
+            [why for _, why in excluded],
+        )
+    if not good:
+        raise BadFiles(f"no file in {source} can be used", [why for _, why in excluded])
+    return FrameFiles(good, excluded)
+
+
+def sift(entries: list[Entry]) -> tuple[list[Entry], list[tuple[str, str]]]:
+    """The entries of the commonest channels and dtype, and [(name, why not)] of the others."""
+    readable = [entry for entry in entries if not entry.error]
+    kinds = Counter((entry.shape[-1], entry.dtype) for entry in readable)
+    common = max(kinds, key=lambda kind: kinds[kind], default=(0, ""))
+    good, excluded = [], []
+    for entry in entries:
+        if entry.error:
+            excluded.append((entry.name, entry.error))
+        elif (entry.shape[-1], entry.dtype) != common:
+            excluded.append((entry.name, f"{entry.name} is {kind_in_words(entry)}, most are {_words(*common)}"))
+        else:
+            good.append(entry)
+    return good, excluded
+
+
+def kind_in_words(entry: Entry) -> str:
+    """'3 channels of uint8'."""
+    return _words(entry.shape[-1], entry.dtype)
+
+
+def check_sizes(files: FrameFiles, side: int, setting: str) -> None:
+    """Refuse images smaller than the squares of `side` that a setting makes of them, naming each.
+
+    Raises:
+        BadFiles: if there are any.
+    """
+    small = [entry for entry in files.entries if min(entry.shape[:2]) < side]
+    if small:
+        raise BadFiles(
+            f"{len(small)} files are smaller than {setting}={side}: lower it, or remove them",
+            [f"{entry.name} is {entry.shape[0]}×{entry.shape[1]}" for entry in small],
+        )
+
+
+def different_sizes(files: FrameFiles) -> InputError:
+    """What to say of images of several sizes where one is needed."""
+    sizes = Counter(entry.shape[:2] for entry in files.entries).most_common(2)
+    (one, _), (other, _) = sizes
+    smallest = min(min(entry.shape[:2]) for entry in files.entries)
+    return InputError(
+        f"the images differ in size ({one[0]}×{one[1]}, {other[0]}×{other[1]}, …): train on squares cut from them, "
+        f"e.g. --config.data.crop={_power_of_two(smallest)}, or, clean ones only, set data.image_size"
+    )
+
+
+def _power_of_two(size):
+    return 1 << max(size.bit_length() - 1, 1) if size < 64 else 64
+
+
+def _words(channels, dtype):
+    return f"{channels} channel{'s' if channels > 1 else ''} of {dtype}"

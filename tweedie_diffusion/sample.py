@@ -24,7 +24,8 @@ _LABEL = flags.DEFINE_integer("label", -1, "Class, for class-conditional models;
 def main(arguments: list[str]) -> None:
     """Sample and write."""
     from tweedie_diffusion.data.errors import InputError
-    from tweedie_diffusion.data.files import check_output, write_stored
+    from tweedie_diffusion.data.files import check_output
+    from tweedie_diffusion.data.formats.arrays import write_arrays
     from tweedie_diffusion.evaluation.pictures import save_examples
     from tweedie_diffusion.training.trained import load_run
 
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
         label=_LABEL.value,
     )
     if out.suffix == ".npz":
-        write_stored(out, model.facts.scaling.from_unit(x_0))
+        write_arrays(out, {"images": model.facts.scaling.from_unit(x_0)})
     else:
         save_examples(out, x_0)
     print(f"{len(x_0)} images in {out}")

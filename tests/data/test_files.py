@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.files import check_output, read_stored, scaling_for, write_stored
+from tweedie_diffusion.data.files import check_output, read_stored, scaling_for
+from tweedie_diffusion.data.formats.arrays import write_arrays
 from tweedie_diffusion.data.scaling import Scaling
 
 SHAPE = (4, 6, 1)
@@ -25,19 +26,19 @@ def check_same(got, expected):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
 def test_arrays_come_back_in_their_dtype(tmp_path, rng, suffix, dtype):
     images, path = random_images(rng, dtype), tmp_path / f"a{suffix}"
-    write_stored(path, images)
+    write_arrays(path, {"images": images})
     check_same(read_stored(path).images, images)
 
 
 def test_an_npz_carries_further_arrays(tmp_path, rng):
     images, levels = random_images(rng, np.float32), np.array([0.1, 0.2, 0.3], np.float32)
-    write_stored(tmp_path / "a.npz", images, sigma_tn=levels)
+    write_arrays(tmp_path / "a.npz", {"images": images, "sigma_tn": levels})
     check_same(read_stored(tmp_path / "a.npz").sigma_tn, levels)
 
 
 def test_vectors_come_back(tmp_path, rng):
     images = random_images(rng, np.float32, (5,))
-    write_stored(tmp_path / "a.npz", images)
+    write_arrays(tmp_path / "a.npz", {"images": images})
     check_same(read_stored(tmp_path / "a.npz").images, images)
 
 

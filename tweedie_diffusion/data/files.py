@@ -1,4 +1,4 @@
-"""Arrays and pictures that programs read and write."""
+"""Arrays that programs read, and where they may write."""
 
 import dataclasses
 from pathlib import Path
@@ -56,12 +56,3 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
     if not path.absolute().parent.is_dir():
         raise InputError(f"the folder of {path} does not exist: create it first")
     return path
-
-
-def write_stored(path: Path, images: np.ndarray, **arrays: np.ndarray) -> None:
-    """Write images [N, ...] to an .npz, with further arrays, or to an .npy."""
-    with path.open("wb") as file:  # NumPy would add a suffix of its own
-        if path.suffix.lower() == ".npz":
-            np.savez(file, allow_pickle=False, images=images, **arrays)
-        else:
-            np.save(file, images, allow_pickle=False)

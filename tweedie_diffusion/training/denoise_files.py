@@ -13,8 +13,9 @@ from tqdm import tqdm
 import tweedie_diffusion
 from tweedie_diffusion.data.catalog import Entry, catalog, is_catalog
 from tweedie_diffusion.data.errors import BadFiles, InputError
-from tweedie_diffusion.data.files import check_output, read_stored, scaling_for, write_stored
+from tweedie_diffusion.data.files import check_output, read_stored, scaling_for
 from tweedie_diffusion.data.formats import Frames, write_frames
+from tweedie_diffusion.data.formats.arrays import write_arrays
 from tweedie_diffusion.data.image_files import sift
 from tweedie_diffusion.data.levels import estimate_level_of, read_table
 from tweedie_diffusion.data.sources import ARRAYS
@@ -118,7 +119,7 @@ def _denoise_arrays(task, path, out):
     more = {"samples": np.moveaxis(found["samples"], 0, 1), "std": found["std"]} if task.num_samples else {}
     if out.suffix.lower() == ".npz":
         more["note"] = np.array(f"posterior mean by {_note(task)}, sigma {levels.min():g} to {levels.max():g}")
-    write_stored(out, found["mean"], **more)
+    write_arrays(out, {"images": found["mean"]} | more)
     return levels
 
 

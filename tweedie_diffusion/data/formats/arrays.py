@@ -36,12 +36,19 @@ def open_frames(name: str, source: Source) -> Frames:
 
 def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
     """An .npz with the array of the same name, beside the note; an .npy holds nothing else."""
-    stored = as_stored(frames, like.ndim)
+    key = like.header or "images"
+    more = {} if _is_npy(path.name) else {"note": np.array(note)}
+    write_arrays(path, {key: as_stored(frames, like.ndim)} | more)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Named arrays to an .npz, or the one there is to an .npy."""
     with path.open("wb") as file:  # NumPy would add a suffix of its own
         if _is_npy(path.name):
-            np.save(file, stored, allow_pickle=False)
+            (array,) = arrays.values()
+            np.save(file, array, allow_pickle=False)
         else:
-            np.savez(file, allow_pickle=False, **{like.header or "images": stored, "note": np.array(note)})
+            np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_arrays(source: Source, name: str = "") -> dict[str, np.ndarray]:

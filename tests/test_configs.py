@@ -67,10 +67,13 @@ def test_a_config_trains_two_steps_on_small_data(name, tmp_path, rng, monkeypatc
     """Every term from the first step; all else as the config says, on a narrow network."""
     monkeypatch.setattr(loop, "write_results", lambda *_: None)
     monkeypatch.setattr(loop, "held_out_health", lambda *_: {})
+    monkeypatch.setattr(loop, "held_out_curve", lambda *_: {"sigma": [], "relative_mse": []})
     config = get_config(name)
     if config.data.source.startswith("path/to"):
-        counts = rng.poisson(rng.uniform(5, 50, (240, 1, 1)), (240, 12, 16)).astype(np.uint16)
-        tifffile.imwrite(tmp_path / "images.tif", counts, photometric="minisblack")
+        signal = rng.uniform(5, 50, (240, 1, 1))
+        noise = 3 * rng.standard_normal((240, 12, 16))
+        stored = signal + noise + 20 if name == "folder_noisy" else rng.poisson(signal, noise.shape)
+        tifffile.imwrite(tmp_path / "images.tif", np.rint(stored).astype(np.uint16), photometric="minisblack")
         config.data.source = str(tmp_path / "images.tif")
         config.data.crop = 8
     if config.data.source.startswith("tfds:"):
@@ -79,11 +82,11 @@ def test_a_config_trains_two_steps_on_small_data(name, tmp_path, rng, monkeypatc
         config.data.source = str(tmp_path / "images.npy")
         config.data.image_size = 8
         config.data.held_out = 0.25
-        config.model.attention_resolutions = (4,) if config.model.attention_resolutions else ()
+        config.model.attention_resolutions = (8,) if config.model.attention_resolutions else ()
     config.data.num_examples = 200
     config.model.channels = 8
     config.model.blocks_per_resolution = 1
-    config.model.channel_multipliers = (1, 2) if config.model.attention_resolutions == (4,) else (1,)
+    config.model.channel_multipliers = (1,)
     config.training.batch_size = 8
     config.training.steps = 2
     config.training.log_every = 1

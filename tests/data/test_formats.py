@@ -90,11 +90,15 @@ def test_pickled_objects_are_refused_and_never_run(tmp_path, suffix):
 
 def test_a_tiff_keeps_its_resolution_and_units_and_gets_the_note(tmp_path, frames):
     images, _ = frames("uint16", 2, 1)
-    written = {"resolution": (2.5, 2.5), "metadata": {"unit": "um", "spacing": 0.3}}
+    written = {
+        "resolution": (2.5, 2.5),
+        "extratags": [(315, "s", 0, "Ada", True)],
+        "metadata": {"unit": "um", "spacing": 0.3},
+    }
     tifffile.imwrite(tmp_path / "a.tif", images[..., 0], imagej=True, **written)
     write_frames(tmp_path / "b.tif", images, open_frames("a.tif", tmp_path / "a.tif"), "model 123")
     with tifffile.TiffFile(tmp_path / "a.tif") as before, tifffile.TiffFile(tmp_path / "b.tif") as after:
-        for tag in ("XResolution", "YResolution", "ResolutionUnit"):
+        for tag in ("XResolution", "YResolution", "ResolutionUnit", "Artist"):
             assert after.pages[0].tags[tag].value == before.pages[0].tags[tag].value
         assert (after.imagej_metadata["unit"], after.imagej_metadata["spacing"]) == ("um", 0.3)
         assert after.pages[0].software == "model 123"
@@ -112,15 +116,67 @@ def test_a_fits_keeps_its_header_and_gets_the_note(tmp_path, frames):
         assert "model 123" in str(units[0].header["HISTORY"])
 
 
+def test_other_tables_and_images_of_a_fits_stay(tmp_path, frames):
+    from astropy.io import fits
+
+    images, _ = frames("uint16", 2, 1)
+    primary, table = (
+        fits.PrimaryHDU(header=fits.Header({"TELESCOP": "mine"})),
+        fits.BinTableHDU.from_columns([fits.Column("time", "D", array=[1.0, 2.0])]),
+    )
+    fits.HDUList([primary, fits.CompImageHDU(images[..., 0], name="SCI"), table]).writeto(tmp_path / "a.fits")
+    write_frames(tmp_path / "b.fits", images + 1, open_frames("a.fits", tmp_path / "a.fits"), "model 123")
+    with fits.open(tmp_path / "b.fits", uint=True) as units:
+        np.testing.assert_array_equal(units["SCI"].data, images[..., 0] + 1)
+        assert units[0].header["TELESCOP"] == "mine"
+        np.testing.assert_array_equal(units[2].data["time"], [1.0, 2.0])
+
+
+def test_whatever_else_an_hdf5_holds_stays(tmp_path, frames):
+    import h5py
+
+    images, _ = frames("float32", 3, 1)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["microscope"] = "mine"
+        stack = file.create_dataset("images", data=images[..., 0], compression="gzip", chunks=(1, 12, 16))
+        stack.attrs["unit"] = "electrons"
+        file["exposure/seconds"] = [1.0, 2.0, 3.0]
+    write_frames(tmp_path / "b.h5", images + 1, open_frames("a.h5", tmp_path / "a.h5"), "model 123")
+    with h5py.File(tmp_path / "b.h5") as file:
+        stack = file["images"]
+        np.testing.assert_array_equal(stack[()], images[..., 0] + 1)
+        assert (stack.attrs["unit"], stack.attrs["note"], stack.compression) == ("electrons", "model 123", "gzip")
+        assert (file.attrs["microscope"], list(file["exposure/seconds"])) == ("mine", [1.0, 2.0, 3.0])
+
+
+def test_a_virtual_data_set_leaves_the_files_it_shows_alone(tmp_path, frames):
+    import h5py
+
+    images, _ = frames("float32", 3, 1)
+    with h5py.File(tmp_path / "raw.h5", "w") as raw:
+        raw["frames"] = images[..., 0]
+    layout = h5py.VirtualLayout((3, 12, 16), np.float32)
+    layout[:] = h5py.VirtualSource(tmp_path / "raw.h5", "frames", (3, 12, 16))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_virtual_dataset("images", layout)
+    write_frames(tmp_path / "b.h5", images + 1, open_frames("a.h5", tmp_path / "a.h5"), "model 123")
+    np.testing.assert_array_equal(read_all("b.h5", tmp_path / "b.h5"), images + 1)
+    np.testing.assert_array_equal(read_all("raw.h5", tmp_path / "raw.h5"), images)
+
+
 def test_an_mrc_keeps_its_pixel_size(tmp_path, frames):
     import mrcfile
 
     images, _ = frames("float32", 2, 1)
     with mrcfile.new(tmp_path / "a.mrc", images[..., 0]) as written:
         written.voxel_size = 1.25
+        written.set_extended_header(np.arange(64, dtype=np.uint8))
+        written.header.exttyp = b"MINE"
     write_frames(tmp_path / "b.mrc", images, open_frames("a.mrc", tmp_path / "a.mrc"), "long " * 30 + "model 123")
     with mrcfile.open(tmp_path / "b.mrc") as read:
         assert float(read.voxel_size.x) == pytest.approx(1.25)
+        assert read.header.exttyp == b"MINE"
+        assert bytes(read.extended_header) == bytes(range(64))
         assert "model 123" in " ".join(read.get_labels())
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from tweedie_diffusion.data.errors import BadFiles, InputError
 from tweedie_diffusion.data.levels import StatedNoise, estimate_level_of, read_table, resolve
@@ -81,6 +82,22 @@ def test_auto_estimates_the_level_in_the_unit_range(rng):
     stored = 100 + 20 * rng.standard_normal((50, 16, 16, 1))
     images = in_memory(stored, Scaling(0, 200, "float64"))
     assert resolve(StatedNoise(0.0, source="auto"), images)[0] == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda rng: rng.poisson(rng.uniform(5, 80, (200, 1, 1, 1)), (200, 16, 16, 1)), "variance-stabilising"),
+        (lambda rng: gaussian_filter(rng.standard_normal((200, 16, 16, 1)), (0, 0.8, 0.8, 0)), "Correlated noise"),
+        (lambda rng: np.clip(rng.standard_normal((200, 16, 16, 1)), -1, None), "Clipped"),
+        (lambda rng: np.cos(np.linspace(0, 3, 16))[:, None, None] * rng.uniform(-1, 1, (200, 1, 16, 1)), "no noise"),
+    ],
+)
+def test_auto_refuses_noise_that_the_method_is_not_for(rng, make, message):
+    stored = make(rng).astype(np.float64)
+    images = in_memory(stored, Scaling(float(stored.min()), float(stored.max()), "float64"))
+    with pytest.raises(InputError, match=f"data.sigma_from=auto: .*{message}.* state data.sigma_tn"):
+        resolve(StatedNoise(0.0, source="auto"), images)
 
 
 def test_auto_says_when_it_cannot(rng):

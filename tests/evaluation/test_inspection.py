@@ -131,12 +131,31 @@ def test_one_large_image_is_many_squares(tmp_path, rng):
     assert len(np.unique(found.squares)) == 16 * 64 * 64  # no pixel twice
 
 
-def test_too_little_is_said_to_be_too_little(tmp_path, rng):
-    np.save(tmp_path / "a.npy", rng.standard_normal((1, 8, 8, 1)))
+@pytest.mark.parametrize("shape", [(1, 8, 8, 1), (100, 4, 9, 1)])
+def test_too_little_is_said_to_be_too_little(tmp_path, rng, shape):
+    np.save(tmp_path / "a.npy", rng.standard_normal(shape))
     found = inspect(str(tmp_path))
     assert found.verdict == "too_few"
     assert "Too few or too small images to tell their noise" in in_words(found)
     save_page(tmp_path / "a.html", found)
+
+
+def test_levels_that_differ_from_image_to_image_are_hinted_at(tmp_path, rng):
+    x_0, hint = scenes(rng, side=32), "state a level each"
+    for name, sigma in (("one", 0.2), ("mixed", rng.choice([0.1, 0.4], (len(x_0), 1, 1, 1)))):
+        np.save(tmp_path / f"{name}.npy", (x_0 + sigma * rng.standard_normal(x_0.shape)).astype(np.float32))
+    assert hint not in in_words(inspect(str(tmp_path / "one.npy")))
+    assert hint in in_words(inspect(str(tmp_path / "mixed.npy")))
+
+
+def test_masked_areas_are_told(tmp_path, rng):
+    x_0 = scenes(rng, side=24)
+    noisy = x_0 + 0.3 * rng.standard_normal(x_0.shape)
+    noisy[:, :12] = 0
+    np.save(tmp_path / "a.npy", noisy.astype(np.float32))
+    found = inspect(str(tmp_path))
+    assert found.constant == pytest.approx(7 / 19, abs=0.01)  # windows of 6 rows: 7 of 19 places lie in the mask
+    assert "37% of the area is constant" in in_words(found)
 
 
 SETTINGS = {

@@ -4,7 +4,7 @@ import pytest
 from experiments.photons import CAMERA, photons_of, stored
 from experiments.verdicts import NOISES, stabilised_spread
 from tweedie_diffusion.data.photon_noise import PhotonNoise
-from tweedie_diffusion.evaluation.inspection import VERDICTS
+from tweedie_diffusion.data.verdicts import VERDICTS
 
 
 def test_photon_noise_of_the_right_gain_is_one_after_the_transform(rng):

@@ -9,7 +9,9 @@ import numpy as np
 from tweedie_diffusion.data.errors import BadFiles, InputError
 from tweedie_diffusion.data.flat_patches import cut_squares
 from tweedie_diffusion.data.noise import estimate_sigma
+from tweedie_diffusion.data.noise_law import find_noise_law
 from tweedie_diffusion.data.sources import Images, spaced
+from tweedie_diffusion.data.verdicts import HOLDS, VERDICTS, judge
 
 MOST_IMAGES, MOST_VALUES, SIDE = 2048, 2**24, 128  # looked at to estimate a level: how many, and squares of which side
 FEW, SQUARE = 64, 32  # images, and the side of the squares that fewer are cut into, several of each
@@ -63,12 +65,22 @@ def estimate_level(images: Images) -> float:
     """σ in [-1, 1] from the images.
 
     Raises:
-        InputError: if they are too few or too small.
+        InputError: if they are too few or too small, or their noise is not of one level, or not white.
     """
-    found = estimate_sigma(sample_squares(images))
+    stored = sample_squares(images)
+    if stored.ndim == 2:
+        found, verdict = estimate_sigma(stored), HOLDS
+    else:
+        law = find_noise_law(stored)
+        found, verdict = law.noise, judge(law, images.scaling, stored)
     if found is None:
         raise InputError("the images are too few or too small to estimate their noise: state data.sigma_tn")
-    return round(found.sigma, 5)
+    if verdict != HOLDS:
+        raise InputError(
+            f"data.sigma_from=auto: {VERDICTS[verdict]} More by python -m tweedie_diffusion.inspect_data; "
+            "to train all the same, state data.sigma_tn"
+        )
+    return round(float(np.max(images.scaling.sigma_to_unit(found.sigma))), 5)
 
 
 def estimate_level_of(x: np.ndarray, name: str) -> float:
@@ -87,7 +99,7 @@ def estimate_level_of(x: np.ndarray, name: str) -> float:
 
 
 def sample_squares(images: Images) -> np.ndarray:
-    """[N, H, W, C] in [-1, 1]: squares of at most 2 048 images, several of each if they are few; of vectors [N, D]."""
+    """[N, H, W, C] stored values: squares of at most 2 048 images, several of each if few. Of vectors, [N, D]."""
     side = SIDE if images.count >= FEW else SQUARE
     size = [min(side, n) for n in images.shape[:2]] if len(images.shape) == 3 else images.shape
     values = int(np.prod(size)) * images.shape[-1] if len(images.shape) == 3 else images.shape[0]
@@ -96,7 +108,7 @@ def sample_squares(images: Images) -> np.ndarray:
     if len(images.shape) == 3:
         most, rng = -(-FEW // len(chosen)), np.random.Generator(np.random.Philox(0))
         read = (square.copy() for image in read for square in cut_squares(image, size, most, rng))
-    return images.scaling.to_unit(np.stack(list(read)))
+    return np.stack(list(read))
 
 
 def read_table(path: Path, names: list[str]) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.fft import dct
 
-from tweedie_diffusion.data.flat_patches import BORDER, INSIDE, WINDOW, Windows
+from tweedie_diffusion.data.flat_patches import BORDER, INSIDE, WINDOW, Windows, sample_windows
 
 SIDE = WINDOW - 2 * BORDER
 FLATTEST = 0.05  # share of the patches in which noise is told from signal
@@ -69,6 +69,14 @@ def are_repeats(first: np.ndarray, second: np.ndarray) -> bool:
 def clipped_fractions(stored: np.ndarray) -> tuple[float, float]:
     """The parts of the values that sit at the least and at the greatest value."""
     return float(np.mean(stored == stored.min())), float(np.mean(stored == stored.max()))
+
+
+def constant_fraction(stored: np.ndarray) -> float:
+    """The part of images [N, H, W, C] that has one value exactly, in windows of 6×6."""
+    if min(stored.shape[1:3]) < WINDOW:
+        return 0.0
+    windows = sample_windows(stored)
+    return float(np.mean((np.ptp(windows.patch, axis=1) == 0) & (np.ptp(windows.ring, axis=1) == 0)))
 
 
 def quantisation_step(stored: np.ndarray) -> float:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tweedie_diffusion.data.flat_patches import Windows, sample_windows
+from tweedie_diffusion.data.flat_patches import WINDOW, Windows, sample_windows
 from tweedie_diffusion.data.noise import (
     NoiseEstimate,
     empty_places_sigma,
@@ -53,6 +53,9 @@ class NoiseLaw:
 
 def find_noise_law(stored: np.ndarray, repeats: Pairs | None = None) -> NoiseLaw:
     """The law of the noise of images [N, H, W, C], with the help of `repeats` if there are any."""
+    if min(stored.shape[1:3]) < WINDOW:
+        nothing = np.zeros(0)
+        return NoiseLaw(None, None, NoiseCurve(*[nothing] * 5), 0.0, (), nothing)
     values = stored.astype(np.float64 if stored.dtype.itemsize > 4 else np.float32)
     lively = np.ptp(values, axis=(1, 2, 3)) > 0  # blank frames say nothing of the noise of others
     values = values[lively] if lively.any() else values

@@ -13,35 +13,22 @@ from tweedie_diffusion.data.errors import BadFiles
 from tweedie_diffusion.data.flat_patches import cut_squares
 from tweedie_diffusion.data.image_files import FrameFiles, sift
 from tweedie_diffusion.data.noise import NoiseEstimate
-from tweedie_diffusion.data.noise_checks import are_repeats, clipped_fractions, quantisation_step
-from tweedie_diffusion.data.noise_law import MOST_CORRELATION, NoiseLaw, find_noise_law
+from tweedie_diffusion.data.noise_checks import are_repeats, clipped_fractions, constant_fraction, quantisation_step
+from tweedie_diffusion.data.noise_law import NoiseLaw, find_noise_law
 from tweedie_diffusion.data.scaling import Scaling, ScalingRule
+from tweedie_diffusion.data.verdicts import AFTER_TRANSFORM, HOLDS, NO_NOISE, VERDICTS, judge
 
 MOST_SQUARES, MOST_VALUES = 4096, 2**24  # looked at
 FEW, SIDE, SIDE_OF_FEW = 64, 256, 64  # frames, and the sides of the squares cut from more, or fewer, of them
 LARGE, SQUARE, HALVED = 128, 64, 4  # pixels a side: from which on a model is trained on squares, of which side, and
 # what divides the side of an image that the network of configs/folder_noisy.py halves twice
 HELD_OUT, LOWEST = 0.1, 0.02  # of that config
+MOST_CONSTANT = 0.01  # of the area
+UNLIKE = 2.0  # times the spread of single images' levels by chance
+HAAR_ERROR = 2.34  # standard error of log σ by wavelets, times √values
 PERCENTILES = (0.1, 99.9)  # of the values, that become −1 and 1 if there is no usual range
 FEWEST_PAIRS, MOST_PAIRS = 8, 512  # of successive frames
-HOLDS, AFTER_TRANSFORM, CORRELATED = "holds", "holds_after_transform", "correlated"
-CLIPPED, NO_NOISE, TOO_FEW = "clipped", "no_noise", "too_few"
 FEWEST_TO_SPLIT = 3  # images: two are held out
-MOST_CLIPPED = 0.001  # of the values, at one end of the range
-LEAST_SIGMA = 0.01  # in [-1, 1], of what is called noise
-COUNTED = 0.8  # of a photon, between values that are counts
-VERDICTS = {
-    HOLDS: "The method holds: the noise is white and of one strength.",
-    AFTER_TRANSFORM: "The method holds after the variance-stabilising transform: the noise grows with the signal.",
-    CORRELATED: "Correlated noise: this method is not valid here. Neighbouring pixels share their noise; use images as "
-    "the sensor gave them, before JPEG, demosaicing, resampling or smoothing.",
-    CLIPPED: "Clipped: re-export as 16-bit or float. Values beyond the ends of the range were cut off, and with them "
-    "the law of the noise. (If the files are such already, the sensor saturated: leave those images out.)",
-    NO_NOISE: "There is no noise to speak of where these images vary least: train on them as clean ones, with noise "
-    "added here. (Unless it was smoothed away, by JPEG, demosaicing or denoising; or they are photon counts, whose "
-    "dark has none: then state data.photons yourself.)",
-    TOO_FEW: "Too few or too small images to tell their noise: give more of them, or state data.sigma_tn yourself.",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +45,7 @@ class Inspection:
         scaling: to [-1, 1], as the config lines have it.
         law: of the noise.
         clipped: parts of the values at the least and the greatest one.
+        constant: the part of the images that has one value exactly, as masks and empty places have.
         verdict: one of VERDICTS.
         squares: [N, H, W, C] stored values, for pictures.
     """
@@ -76,6 +64,7 @@ class Inspection:
     scaling: Scaling
     law: NoiseLaw
     clipped: tuple[float, float]
+    constant: float
     verdict: str
     squares: np.ndarray
 
@@ -120,6 +109,7 @@ class Inspection:
             "read_noise": self.law.photons and self.law.photons.read,
             "neighbour_correlation": self.law.neighbour_correlation,
             "clipped_fraction": max(self.clipped),
+            "constant_fraction": self.constant,
             "unreadable": [name for name, _ in self.unreadable],
             "odd": [name for name, _ in self.odd],
             "duplicates": self.duplicates,
@@ -184,7 +174,6 @@ def inspect(source: str) -> Inspection:
     squares = _squares(files)
     law = find_noise_law(squares, _pairs(files))
     scaling = _scaling(squares, law)
-    clipped = clipped_fractions(squares)
     return Inspection(
         source=source,
         files=len(good),
@@ -199,8 +188,9 @@ def inspect(source: str) -> Inspection:
         step=quantisation_step(squares),
         scaling=scaling,
         law=law,
-        clipped=clipped,
-        verdict=_verdict(law, scaling, clipped, squares),
+        clipped=clipped_fractions(squares),
+        constant=constant_fraction(squares),
+        verdict=judge(law, scaling, squares),
         squares=squares,
     )
 
@@ -242,6 +232,8 @@ def _noise_lines(found):
         lines += [f"  of each channel: {', '.join(f'{s:.4g}' for s in found.law.channel_sigmas)}"]
     low, high = np.percentile(found.law.image_sigmas, [5, 95])
     lines += [f"  of single images, by wavelets: {low:.4g} to {high:.4g} for nine in ten"]
+    if high > UNLIKE * low * np.exp(2 * 1.645 * HAAR_ERROR / found.squares[0].size ** 0.5):
+        lines += ["  that is a lot: unless their detail explains it, state a level each (data.sigma_from=levels.csv)"]
     if found.law.photons:
         p = found.law.photons
         low, high = found.law.gain_interval
@@ -249,6 +241,8 @@ def _noise_lines(found):
         lines += [f"  offset {p.offset:.4g}, read noise {p.read:.4g}: as one can be told from the other, not better"]
     lines += [f"  correlation of neighbours {found.law.neighbour_correlation:.2f}"]
     lines += [f"  at the ends of the range: {found.clipped[0]:.2%} and {found.clipped[1]:.2%} of the values"]
+    if found.constant > MOST_CONSTANT and not found.law.photons:
+        lines += [f"  {found.constant:.0%} of the area is constant, which looks like no noise: crop masks and padding"]
     return lines
 
 
@@ -306,26 +300,6 @@ def _is_noise_beyond(squares, low, high, sigma):
     """Whether no more of the values lie beyond the ends than noise of values at the ends would send there."""
     beyond = lambda k: max(np.mean(squares < low - k * sigma), np.mean(squares > high + k * sigma))
     return all(beyond(k) <= 1.1 * norm.sf(k) + 1e-5 for k in (0, 1, 2, 3, 6))
-
-
-def _verdict(law, scaling, clipped, squares):
-    if law.noise is None:
-        return TOO_FEW
-    if np.max(scaling.sigma_to_unit(law.noise.sigma)) < LEAST_SIGMA:
-        return NO_NOISE
-    if law.neighbour_correlation > MOST_CORRELATION:
-        return CORRELATED
-    dark, bright = clipped
-    if bright > MOST_CLIPPED or (dark > MOST_CLIPPED and not _are_counts(law.photons, squares)):
-        return CLIPPED
-    return HOLDS if law.photons is None else AFTER_TRANSFORM
-
-
-def _are_counts(photons, squares):
-    """Whether the least value is no light, which a sensor sees as it is, and not the end of a range."""
-    if photons is None:
-        return False
-    return quantisation_step(squares) > COUNTED * photons.gain or photons.variance(squares.min()) <= photons.gain**2
 
 
 def _differ(sigmas):

@@ -9,15 +9,8 @@ import numpy as np
 
 from tweedie_diffusion.data.flat_patches import WINDOW, sample_windows
 from tweedie_diffusion.data.noise_checks import autocorrelation
-from tweedie_diffusion.evaluation.inspection import (
-    AFTER_TRANSFORM,
-    HOLDS,
-    NO_NOISE,
-    TOO_FEW,
-    VERDICTS,
-    Inspection,
-    in_words,
-)
+from tweedie_diffusion.data.verdicts import AFTER_TRANSFORM, HOLDS, NO_NOISE, TOO_FEW, VERDICTS
+from tweedie_diffusion.evaluation.inspection import Inspection, in_words
 from tweedie_diffusion.evaluation.pictures import image_grid
 
 SHOWN = 32

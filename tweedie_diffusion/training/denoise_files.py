@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from tweedie_diffusion.data.formats import Frames, write_frames
 from tweedie_diffusion.data.formats.arrays import write_arrays
 from tweedie_diffusion.data.image_files import sift
 from tweedie_diffusion.data.levels import estimate_level_of, read_table
-from tweedie_diffusion.data.sources import ARRAYS
+from tweedie_diffusion.data.sources import ARRAYS, spaced
 from tweedie_diffusion.training.trained import BATCH, TrainedModel, digest
 
+MOST_VALUES = 2**24  # of images held as floats at once
 PICTURES = (".png", ".jpg", ".jpeg")  # written as PNG, which loses nothing
 
 
@@ -138,12 +140,11 @@ def _denoise_image_files(task, source, out):
     with tqdm(total=len(good), desc="denoising", unit=" files", delay=1.0, leave=False) as bar:
         for group in _groups(good):
             opened = [entry.open() for entry in group]
-            stored = [np.stack([frames.read(i) for i in range(frames.count)]) for frames in opened]
-            x_t = [scaling.to_unit(images) for images in stored]
             levels = [levels_of[entry.name] for entry in group]
-            indices = np.concatenate([_indices(entry) for entry in group])
-            found = task.denoise(np.concatenate(x_t), np.concatenate(levels), scaling, indices)
-            ends = np.cumsum([len(x) for x in x_t])
+            found = _denoise_frames(
+                task, opened, np.concatenate(levels), scaling, np.concatenate(list(map(_indices, group)))
+            )
+            ends = np.cumsum([frames.count for frames in opened])
             for entry, frames, end, of_file in zip(group, opened, ends, levels, strict=True):
                 rows = slice(end - frames.count, end)
                 _write(targets[entry.name], found, rows, frames, f"{note}, sigma {of_file[0]:g}")
@@ -152,16 +153,35 @@ def _denoise_image_files(task, source, out):
     return np.concatenate(used)
 
 
+def _denoise_frames(task, opened: Sequence[Frames], levels, scaling, indices) -> dict[str, np.ndarray]:
+    """`Task.denoise` of all frames of some files, of which a part at a time is held as floats."""
+    places = [(frames, i) for frames in opened for i in range(frames.count)]
+    size = int(np.clip(MOST_VALUES // math.prod(opened[0].shape), 1, BATCH))
+    parts = []
+    for first in range(0, len(places), size):
+        rows = slice(first, first + size)
+        x_t = scaling.to_unit(np.stack([frames.read(i) for frames, i in places[rows]]))
+        parts.append(task.denoise(x_t, levels[rows], scaling, indices[rows]))
+    axis = lambda name: 1 if name == "samples" else 0
+    return {name: np.concatenate([part[name] for part in parts], axis=axis(name)) for name in parts[0]}
+
+
 def _levels_of_files(task, scaling, entries) -> dict[str, np.ndarray]:
     """The levels [frames] of every file, all of them before anything is written."""
     level = _level_of(task, scaling, entries)
     estimated = task.noise.sigma is None and task.noise.source == "auto"
     found = {}
     for entry in entries:
-        frames = entry.open() if estimated else None
-        stored = [] if frames is None else [frames.read(i) for i in range(frames.count)]
-        found[entry.name] = np.full(entry.frames, level(entry.name, scaling.to_unit(np.array(stored))), np.float32)
+        some = _some_frames(entry) if estimated else np.zeros(0)
+        found[entry.name] = np.full(entry.frames, level(entry.name, scaling.to_unit(some)), np.float32)
     return found
+
+
+def _some_frames(entry: Entry) -> np.ndarray:
+    """As many frames of a file, evenly spaced, as its noise is estimated from."""
+    frames = entry.open()
+    chosen = spaced(frames.count, max(2, MOST_VALUES // math.prod(frames.shape)))
+    return np.stack([frames.read(int(i)) for i in chosen])
 
 
 def _indices(entry):

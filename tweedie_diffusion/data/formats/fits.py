@@ -13,28 +13,35 @@ from tweedie_diffusion.data.formats import Frames, Source, as_frame, opened
 
 def open_frames(name: str, source: Source) -> Frames:
     """The planes of the first image of two or three axes, scaled as its header says; InputError for BLANK pixels."""
-    with _first_image(name, source) as unit:
-        shape, header = unit.shape, unit.header.copy()
-        if "BLANK" in header:
+    with _first_image(name, source) as (_, unit):
+        shape = unit.shape
+        if "BLANK" in unit.header:
             raise InputError(f"{name} marks pixels as BLANK, which are no measurements: fill or crop them")
 
     def read(index: int) -> np.ndarray:
-        with _first_image(name, source) as unit:
+        with _first_image(name, source) as (_, unit):
             return as_frame(np.asarray(unit.section[index] if len(shape) == 3 else unit.section[:, :]))
 
     first = read(0)
-    return Frames(shape[0] if len(shape) == 3 else 1, first.shape, first.dtype, read, header)
+    return Frames(shape[0] if len(shape) == 3 else 1, first.shape, first.dtype, read, source)
 
 
 def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
-    """The same header, with a HISTORY of what made it."""
-    header = fits.Header() if like.header is None else like.header.copy()
-    for key in ("CHECKSUM", "DATASUM"):  # of the old pixels
-        header.remove(key, ignore_missing=True)
-    header.add_history(note)
+    """The same file with other pixels, and a HISTORY of what made them; other tables and images stay as they were."""
     planes = frames[..., 0]
-    one = len(planes) == 1 and header.get("NAXIS", 2) == 2
-    fits.PrimaryHDU(planes[0] if one else planes, header=header).writeto(path, overwrite=True)
+    if like.header is None:
+        image = fits.PrimaryHDU(planes[0] if len(planes) == 1 else planes)
+        image.header.add_history(note)
+        image.writeto(path, overwrite=True)
+        return
+    with _first_image(path.name, like.header) as (units, unit):
+        header = unit.header.copy()
+        for key in ("CHECKSUM", "DATASUM"):  # of the old pixels
+            header.remove(key, ignore_missing=True)
+        header.add_history(note)
+        kind: Any = fits.PrimaryHDU if units.index(unit) == 0 else fits.ImageHDU  # never compressed: that can lose
+        units[units.index(unit)] = kind(planes[0] if len(unit.shape) == 2 else planes, header=header)
+        fits.HDUList(units).writeto(path, overwrite=True)
 
 
 @contextmanager
@@ -45,7 +52,7 @@ def _first_image(name, source):
             images = [unit for unit in listed if unit.is_image and len(unit.shape) in (2, 3)]
             if not images:
                 raise InputError(f"{name} holds no image of two or three axes")
-            yield images[0]
+            yield listed, images[0]
     except (OSError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError) as error:
         if isinstance(error, InputError):
             raise

@@ -1,5 +1,6 @@
 """HDF5: the data set named `images`, or the only one there is."""
 
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,37 @@ def open_frames(name: str, source: Source) -> Frames:
     with _tree(name, source) as tree:
         dataset = _choose(name, tree)
         shape, dtype = dataset.shape, dataset.dtype.newbyteorder("=")
-        header = {"dataset": dataset.name, "attributes": dict(dataset.attrs), "of_file": dict(tree.attrs)}
+        place = dataset.name
 
     def read(index: int) -> np.ndarray:
         with _tree(name, source) as tree:
-            dataset: Any = tree[header["dataset"]]
+            dataset: Any = tree[place]
             return as_frame(dataset[index] if len(shape) > 2 else dataset[()])
 
     one = shape[1:] if len(shape) > 2 else shape
     count = shape[0] if len(shape) > 2 else 1
-    return Frames(count, one if len(one) == 3 else (*one, 1), dtype, read, header, ndim=len(shape))
+    return Frames(count, one if len(one) == 3 else (*one, 1), dtype, read, (source, place), ndim=len(shape))
 
 
 def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
-    """The same data set, with the attributes that it and the file had."""
-    header = like.header or {"dataset": "images", "attributes": {}, "of_file": {}}
-    with h5py.File(path, "w") as written:
-        written.attrs.update(header["of_file"])
-        dataset = written.create_dataset(header["dataset"], data=as_stored(frames, like.ndim))
-        dataset.attrs.update(header["attributes"] | {"note": note})
+    """The same file with other pixels, and a note of what made them; whatever else it holds stays as it was."""
+    source, place = like.header or (b"", "images")
+    pixels = as_stored(frames, like.ndim)
+    if source:
+        with opened(source) as file, path.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+    with h5py.File(path, "r+" if source else "w") as written:
+        dataset: Any = written.get(place)
+        if dataset is None:
+            dataset = written.create_dataset(place, data=pixels)
+        elif dataset.is_virtual or dataset.external:  # its pixels lie in other files, which are not ours to change
+            attributes = dict(dataset.attrs)
+            del written[place]
+            dataset = written.create_dataset(place, data=pixels)
+            dataset.attrs.update(attributes)
+        else:
+            dataset[...] = pixels
+        dataset.attrs["note"] = note
 
 
 @contextmanager

@@ -26,6 +26,7 @@ def open_frames(name: str, source: Source) -> Frames:
             "start": mrc.nstart.copy(),
             "labels": mrc.get_labels(),
             "stack": mrc.is_image_stack(),
+            "extended": (fields.exttyp.copy(), np.array(mrc.extended_header)),
         }
     if len(shape) not in (2, 3) or dtype.kind not in "uif":
         raise InputError(f"{name} holds {dtype} of shape {list(shape)}: only micrographs and stacks are read")
@@ -40,7 +41,7 @@ def open_frames(name: str, source: Source) -> Frames:
 
 
 def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
-    """The same pixel size and place, stack or volume, and labels, with those of what made it."""
+    """The same pixel size and place, stack or volume, extended header and labels, with those of what made it."""
     ndim = like.ndim if like.header else 2 if len(frames) == 1 else 3
     with mrcfile.new(path, as_stored(frames, ndim), overwrite=True) as written:
         fields, labels = _pixels_and_header(written)[1], textwrap.wrap(note, LABEL)
@@ -50,6 +51,8 @@ def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> Non
             written.voxel_size = like.header["voxel_size"]
             written.nstart = like.header["start"]
             fields.origin = like.header["origin"]
+            fields.exttyp, extended = like.header["extended"]
+            written.set_extended_header(extended)
             labels = like.header["labels"][: LABELS - len(labels)] + labels
         fields.nlabl = 0
         for line in labels:

@@ -9,7 +9,9 @@ import tifffile
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.formats import Frames, Source, as_frame, opened
 
-KEPT = ("XResolution", "YResolution", "ResolutionUnit", "ImageDescription")  # ImageJ and OME keep units in the last
+# ImageJ and OME keep units in the description.
+KEPT = ("XResolution", "YResolution", "ResolutionUnit", "ImageDescription", "DateTime", "InterColorProfile")
+TEXTS = ("DocumentName", "Make", "Model", "Artist", "HostComputer", "Copyright")
 LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # none, LZW, deflate, packed bits, deflate, LZMA, zstd
 
 
@@ -33,8 +35,11 @@ def open_frames(name: str, source: Source) -> Frames:
             if 1 in first.extrasamples or 2 in first.extrasamples:
                 raise InputError(f"{name} has transparency, which has no noise model: save it without")
             planar = first.axes == "SYX"
-            count, frame = len(pages), _channels_last(first.asarray(), planar)
+            places, frame = [page.offset for page in pages], _channels_last(first.asarray(), planar)
             header = {tag: first.tags[tag].value for tag in KEPT if tag in first.tags}
+            header["texts"] = [
+                (tag.code, "s", 0, tag.value, True) for tag in first.tags if tag.name in TEXTS and tag.value
+            ]
             header["compression"] = first.compression if first.compression in LOSSLESS else "zlib"
             header["photometric"] = first.photometric
     except InputError:
@@ -45,11 +50,12 @@ def open_frames(name: str, source: Source) -> Frames:
     def read(index: int) -> np.ndarray:
         try:
             with opened(source) as file, tifffile.TiffFile(file) as tiff:
-                return _channels_last(tiff.pages[index].asarray(), planar)
+                tiff.filehandle.seek(places[index])  # by its number, it would be looked for from the first page on
+                return _channels_last(tifffile.TiffPage(tiff, index).asarray(), planar)
         except Exception as error:
             raise InputError(f"{name} is damaged at page {index} ({error})") from error
 
-    return Frames(count, frame.shape, frame.dtype, read, header)
+    return Frames(len(places), frame.shape, frame.dtype, read, header)
 
 
 def _channels_last(page, planar):
@@ -74,4 +80,7 @@ def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> Non
         resolution=resolution,
         resolutionunit=header.get("ResolutionUnit") if resolution else None,
         compression=header.get("compression"),
+        datetime=header.get("DateTime"),
+        iccprofile=header.get("InterColorProfile"),
+        extratags=header.get("texts", []),
     )

@@ -1,6 +1,7 @@
 """How every program starts and fails: flags, the compilation cache, one-line errors with exit code 2."""
 
 import ctypes
+import logging as standard_logging
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """
     app.define_help_flags()
     flags.FLAGS.set_default("verbosity", logging.ERROR)  # Orbax warns of what is meant
+    standard_logging.getLogger("tifffile").setLevel(standard_logging.CRITICAL)  # what it says is said again, by file
     try:
         arguments = _parse()
         _use_compilation_cache()

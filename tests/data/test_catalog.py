@@ -24,9 +24,9 @@ def looked_at(monkeypatch):
     names = []
     examine = module._examine
 
-    def counted(entry):
+    def counted(entry, **how):
         names.append(entry.name)
-        return examine(entry)
+        return examine(entry, **how)
 
     monkeypatch.setattr(module, "_examine", counted)
     return names
@@ -35,6 +35,13 @@ def looked_at(monkeypatch):
 def save(path, value, side=4):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((side, side), value, np.uint8)).save(path)
+
+
+def test_an_npz_that_states_labels_is_taken_alone_only(tmp_path, cache):
+    for name in "ab":
+        np.savez(tmp_path / f"{name}.npz", images=np.zeros((2, 4, 4)), labels=[0, 1])
+    assert "a.npz states labels, which are read from a single .npz only" in catalog(str(tmp_path), cache=cache)[0].error
+    assert not catalog(str(tmp_path / "a.npz"), cache=cache)[0].error
 
 
 def test_files_are_listed_by_name_with_what_is_in_them(tmp_path, cache):

@@ -101,7 +101,67 @@ def test_a_tiff_keeps_its_resolution_and_units_and_gets_the_note(tmp_path, frame
         for tag in ("XResolution", "YResolution", "ResolutionUnit", "Artist"):
             assert after.pages[0].tags[tag].value == before.pages[0].tags[tag].value
         assert (after.imagej_metadata["unit"], after.imagej_metadata["spacing"]) == ("um", 0.3)
-        assert after.pages[0].software == "model 123"
+        assert after.pages[0].software == "model 123; before it: tifffile.py"
+
+
+def test_a_tiff_keeps_its_texts_private_tags_and_the_description_of_every_page(tmp_path, frames):
+    images, _ = frames("uint16", 3, 1)
+    tags = [(306, "s", 0, "20230101 12:00:00.123", True), (33550, "d", 3, (0.5, 0.5, 0.0), True)]  # GeoTIFF's scale
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for n, image in enumerate(images[..., 0]):
+            settings = {"metadata": None, "resolution": (0, 0), "software": "camera"}
+            writer.write(image, description=f"frame {n}", extratags=[] if n else tags, **settings)
+    write_frames(tmp_path / "b.tif", images, open_frames("a.tif", tmp_path / "a.tif"), "model 123")
+    with tifffile.TiffFile(tmp_path / "b.tif") as after:
+        first = after.pages[0]
+        assert [page.description for page in after.pages] == ["frame 0", "frame 1", "frame 2"]
+        assert (first.tags[306].value, first.tags[33550].value) == ("20230101 12:00:00.123", (0.5, 0.5, 0.0))
+        assert first.software == "model 123; before it: camera"
+
+
+def test_labels_of_imagej_stay(tmp_path, frames):
+    images, _ = frames("uint16", 3, 1)
+    tifffile.imwrite(tmp_path / "a.tif", images[..., 0], imagej=True, metadata={"Labels": ["x", "y", "z"]})
+    write_frames(tmp_path / "b.tif", images, open_frames("a.tif", tmp_path / "a.tif"), "model 123")
+    with tifffile.TiffFile(tmp_path / "b.tif") as after:
+        assert after.imagej_metadata["Labels"] == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("channels", [4, 5])
+def test_colours_with_further_channels_come_back(tmp_path, frames, channels):
+    images, _ = frames("uint16", 1, channels)
+    tifffile.imwrite(tmp_path / "a.tif", images[0], photometric="rgb", extrasamples=(0,) * (channels - 3))
+    write_frames(tmp_path / "b.tif", images, open_frames("a.tif", tmp_path / "a.tif"), "model 123")
+    np.testing.assert_array_equal(read_all("b.tif", tmp_path / "b.tif"), images)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_stack_that_was_cut_off_is_named(tmp_path, rng, share, apart):
+    """Its first pages alone are a good file."""
+    pages = rng.integers(0, 2**16, (20, 64, 64), dtype=np.uint16)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for part in pages if apart else [pages]:
+            writer.write(part, photometric="minisblack", metadata=None)
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match=r"a.tif is cut off after \d+ pages"):
+        open_frames("a.tif", tmp_path / "a.tif")
+
+
+def test_images_that_only_their_program_finds_are_not_left_out(tmp_path, rng):
+    tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 9, (5, 8, 8), dtype=np.uint16), truncate=True)
+    with pytest.raises(InputError, match=r"a\.tif states 5 images and has 1 pages"):
+        open_frames("a.tif", tmp_path / "a.tif")
+
+
+def test_other_arrays_of_an_npz_stay(tmp_path, frames):
+    images, _ = frames("float32", 3, 1)
+    np.savez(tmp_path / "a.npz", images=images[..., 0], wavelength=[1.0, 2.0, 3.0])
+    write_frames(tmp_path / "b.npz", images + 1, open_frames("a.npz", tmp_path / "a.npz"), "model 123")
+    after = np.load(tmp_path / "b.npz")
+    np.testing.assert_array_equal(after["images"], images[..., 0] + 1)
+    assert list(after["wavelength"]) == [1.0, 2.0, 3.0]
 
 
 def test_a_fits_keeps_its_header_and_gets_the_note(tmp_path, frames):
@@ -120,16 +180,19 @@ def test_other_tables_and_images_of_a_fits_stay(tmp_path, frames):
     from astropy.io import fits
 
     images, _ = frames("uint16", 2, 1)
-    primary, table = (
-        fits.PrimaryHDU(header=fits.Header({"TELESCOP": "mine"})),
-        fits.BinTableHDU.from_columns([fits.Column("time", "D", array=[1.0, 2.0])]),
-    )
-    fits.HDUList([primary, fits.CompImageHDU(images[..., 0], name="SCI"), table]).writeto(tmp_path / "a.fits")
+    primary = fits.PrimaryHDU(header=fits.Header({"TELESCOP": "mine"}))
+    table = fits.BinTableHDU.from_columns([fits.Column("time", "D", array=[1.0, 2.0])])
+    scaled = fits.ImageHDU(np.arange(6.0).reshape(2, 3), name="WHT")
+    scaled.scale("int16", bscale=0.5, bzero=3)
+    units = fits.HDUList([primary, fits.CompImageHDU(images[..., 0], name="SCI"), table, scaled])
+    units.writeto(tmp_path / "a.fits", checksum=True)
     write_frames(tmp_path / "b.fits", images + 1, open_frames("a.fits", tmp_path / "a.fits"), "model 123")
     with fits.open(tmp_path / "b.fits", uint=True) as units:
         np.testing.assert_array_equal(units["SCI"].data, images[..., 0] + 1)
         assert units[0].header["TELESCOP"] == "mine"
         np.testing.assert_array_equal(units[2].data["time"], [1.0, 2.0])
+    with fits.open(tmp_path / "b.fits", checksum=True, do_not_scale_image_data=True) as units:  # warns of wrong ones
+        assert (units["WHT"].header["BITPIX"], units["WHT"].header["BSCALE"]) == (16, 0.5)
 
 
 def test_whatever_else_an_hdf5_holds_stays(tmp_path, frames):
@@ -145,7 +208,11 @@ def test_whatever_else_an_hdf5_holds_stays(tmp_path, frames):
     with h5py.File(tmp_path / "b.h5") as file:
         stack = file["images"]
         np.testing.assert_array_equal(stack[()], images[..., 0] + 1)
-        assert (stack.attrs["unit"], stack.attrs["note"], stack.compression) == ("electrons", "model 123", "gzip")
+        assert (stack.attrs["unit"], stack.attrs["tweedie_diffusion"], stack.compression) == (
+            "electrons",
+            "model 123",
+            "gzip",
+        )
         assert (file.attrs["microscope"], list(file["exposure/seconds"])) == ("mine", [1.0, 2.0, 3.0])
 
 
@@ -156,12 +223,16 @@ def test_a_virtual_data_set_leaves_the_files_it_shows_alone(tmp_path, frames):
     with h5py.File(tmp_path / "raw.h5", "w") as raw:
         raw["frames"] = images[..., 0]
     layout = h5py.VirtualLayout((3, 12, 16), np.float32)
-    layout[:] = h5py.VirtualSource(tmp_path / "raw.h5", "frames", (3, 12, 16))
+    layout[:] = h5py.VirtualSource("raw.h5", "frames", (3, 12, 16))  # beside the file itself
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_virtual_dataset("images", layout)
+    np.testing.assert_array_equal(read_all("a.h5", tmp_path / "a.h5"), images)
     write_frames(tmp_path / "b.h5", images + 1, open_frames("a.h5", tmp_path / "a.h5"), "model 123")
     np.testing.assert_array_equal(read_all("b.h5", tmp_path / "b.h5"), images + 1)
     np.testing.assert_array_equal(read_all("raw.h5", tmp_path / "raw.h5"), images)
+    (tmp_path / "raw.h5").unlink()
+    with pytest.raises(InputError, match=r"a.h5 shows the pixels of raw.h5, which is not there"):
+        open_frames("a.h5", tmp_path / "a.h5")
 
 
 def test_an_mrc_keeps_its_pixel_size(tmp_path, frames):
@@ -172,10 +243,13 @@ def test_an_mrc_keeps_its_pixel_size(tmp_path, frames):
         written.voxel_size = 1.25
         written.set_extended_header(np.arange(64, dtype=np.uint8))
         written.header.exttyp = b"MINE"
+        written.header.mapc, written.header.maps = 3, 1
+        written.header.cellb.gamma = 120
     write_frames(tmp_path / "b.mrc", images, open_frames("a.mrc", tmp_path / "a.mrc"), "long " * 30 + "model 123")
     with mrcfile.open(tmp_path / "b.mrc") as read:
         assert float(read.voxel_size.x) == pytest.approx(1.25)
         assert read.header.exttyp == b"MINE"
+        assert (read.header.mapc, read.header.maps, read.header.cellb.gamma) == (3, 1, 120)
         assert bytes(read.extended_header) == bytes(range(64))
         assert "model 123" in " ".join(read.get_labels())
 

@@ -148,6 +148,43 @@ def test_levels_that_differ_from_image_to_image_are_hinted_at(tmp_path, rng):
     assert hint in in_words(inspect(str(tmp_path / "mixed.npy")))
 
 
+def test_an_archive_of_images_and_labels_can_be_looked_at(tmp_path, rng):
+    x_0 = scenes(rng)
+    noisy = (x_0 + 0.2 * rng.standard_normal(x_0.shape)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", train_images=noisy, train_labels=np.zeros(300, int))
+    assert inspect(str(tmp_path / "a.npz")).verdict == "holds"
+
+
+def test_saturation_is_seen_beside_a_hot_pixel(tmp_path, rng):
+    x_0 = scenes(rng)
+    counts = np.minimum(np.rint(2400 + 1500 * x_0 + 200 * rng.standard_normal(x_0.shape)), 4095).astype(np.uint16)
+    counts[0, 0, 0] = 65535
+    np.save(tmp_path / "a.npy", counts)
+    found = inspect(str(tmp_path))
+    assert found.clipped[1] == pytest.approx(np.mean(counts == 4095))
+    assert found.verdict == "clipped"
+
+
+def test_frames_averaged_with_those_before_are_no_repeats(tmp_path, rng):
+    x_0 = np.repeat(scenes(rng, 30, 24), 20, axis=0).reshape(30, 20, 24, 24)
+    noise = rng.standard_normal((30, 21, 24, 24))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "averaged").mkdir()
+    for n in range(30):
+        np.save(tmp_path / "plain" / f"{n}.npy", (x_0[n] + 0.3 * noise[n, 1:]).astype(np.float32))
+        averaged = 0.3 * (noise[n, 1:] + noise[n, :-1]) / 2**0.5
+        np.save(tmp_path / "averaged" / f"{n}.npy", (x_0[n] + averaged).astype(np.float32))
+    for kind in ("plain", "averaged"):
+        assert inspect(str(tmp_path / kind)).law.noise.sigma == pytest.approx(0.3, rel=0.03)
+
+
+def test_files_of_other_kinds_are_counted(tmp_path, rng):
+    np.save(tmp_path / "a.npy", rng.standard_normal((60, 12, 12)).astype(np.float32))
+    for name in ("b.bmp", "c.bmp", "notes.txt"):
+        (tmp_path / name).write_text("")
+    assert "2 .bmp, 1 .txt" in in_words(inspect(str(tmp_path)))
+
+
 def test_masked_areas_are_told(tmp_path, rng):
     x_0 = scenes(rng, side=24)
     noisy = x_0 + 0.3 * rng.standard_normal(x_0.shape)

@@ -1,6 +1,19 @@
 import pytest
 
+from tweedie_diffusion.training import loop
 from tweedie_diffusion.training.config import default_config
+from tweedie_diffusion.training.workdir import write_curve
+
+
+@pytest.fixture
+def only_training():
+    """Neither scores nor pictures, which are most of what a small run compiles."""
+    nothing = {"sigma": [], "relative_mse": []}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "held_out_health", lambda *_: {})
+        patch.setattr(loop, "held_out_curve", lambda *_: nothing)
+        patch.setattr(loop, "write_results", lambda workdir, *_: write_curve(workdir, nothing))
+        yield
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_a_stack_comes_back_in_its_format_dtype_and_units(model, tmp_path, rng):
     assert (clean.dtype, clean.shape) == (np.uint16, pages.shape)
     np.testing.assert_allclose(clean, 2047.5 + (pages - 2047.5) / 2, atol=0.51)  # larger than training's: in tiles
     with tifffile.TiffFile(tmp_path / "out.tif") as written:
-        note = written.pages[0].software
+        note = written.pages[0].software.split("; before it: ")[0]
     assert re.fullmatch(
         r"posterior mean by tweedie_diffusion \S+, jax \S+, model [0-9a-f]{16}, seed 0, sigma 0.5", note
     )
@@ -175,6 +175,79 @@ def test_the_level_of_each_file_can_be_estimated(model, tmp_path, rng):
         )
     levels = run(model, tmp_path / "in", tmp_path / "out", source="auto")
     np.testing.assert_allclose(levels, [10 / 127.5, 30 / 127.5], rtol=0.05)
+
+
+def test_frames_of_a_file_may_have_levels_of_their_own(model, tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", np.full((2, 4, 4), 255, np.uint8), photometric="minisblack")
+    (tmp_path / "levels.csv").write_text("file,sigma\nin.tif,0\nin.tif:1,0.5\n")
+    levels = run(model, tmp_path / "in.tif", tmp_path / "out.tif", source=str(tmp_path / "levels.csv"))
+    np.testing.assert_allclose(levels, [0, 0.5])
+    assert list(tifffile.imread(tmp_path / "out.tif")[:, 0, 0]) == [255, round(127.5 + 127.5 / 2)]
+
+
+def test_files_of_channels_of_unequal_noise_come_back(model, tmp_path, rng):
+    facts = DataFacts((4, 4, 2), 0.5, 0.5, 0.5, 0, Scaling((0.0, 100.0), (200.0, 300.0), "float32"), 10, 10)
+    model = TrainedModel(default_config(), facts, lambda params, **_: lambda x, sigma: x, {})
+    images = (100 + 50 * rng.random((1, 4, 4, 2))).astype(np.float32)
+    write_frames(tmp_path / "in.h5", images, Frames(1, (4, 4, 2), images.dtype, images.__getitem__), "a note")
+    run(model, tmp_path / "in.h5", tmp_path / "out.h5")
+    np.testing.assert_allclose(open_frames("out.h5", tmp_path / "out.h5").read(0), images[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float64"])
+def test_values_that_float32_would_round_come_back(tmp_path, rng, dtype):
+    facts = DataFacts((4, 4, 1), 0.5, 0.5, 0.5, 0, Scaling(1e9, 1e9 + 4000, dtype), 10, 10)
+    model = TrainedModel(default_config(), facts, lambda params, **_: lambda x, sigma: x, {})
+    images = (1e9 + 4000 * rng.random((3, 4, 4, 1))).astype(dtype)
+    np.save(tmp_path / "in.npy", images)
+    run(model, tmp_path / "in.npy", tmp_path / "out.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), images, rtol=0, atol=0.6)  # float32 has steps of 64 there
+
+
+def test_an_npz_keeps_its_axes_and_its_other_arrays(model, tmp_path):
+    np.savez(tmp_path / "in.npz", stack=np.full((3, 4, 4), 200, np.uint8))
+    run(model, tmp_path / "in.npz", tmp_path / "out.npz", num_samples=2)
+    out = np.load(tmp_path / "out.npz")
+    assert (out["stack"].shape, out["samples"].shape, out["std"].shape) == ((3, 4, 4), (3, 2, 4, 4), (3, 4, 4))
+    np.savez(tmp_path / "b.npz", images=np.full((3, 4, 4), 200, np.uint8), labels=[3, 1, 2])
+    run(model, tmp_path / "b.npz", tmp_path / "c.npz")
+    assert list(np.load(tmp_path / "c.npz")["labels"]) == [3, 1, 2]
+
+
+def test_levels_of_an_npz_may_be_in_stored_values(model, tmp_path):
+    images = np.full((2, 4, 4, 1), 200.0, np.float32)
+    np.savez(tmp_path / "in.npz", images=images, sigma_tn=[0.5 * 127.5, 0.0])
+    levels = run(model, tmp_path / "in.npz", tmp_path / "out.npz", units="data")
+    np.testing.assert_allclose(levels, [0.5, 0.0])
+
+
+@pytest.mark.parametrize(("sigma", "warned"), [(0.2, False), (25.0, True), (0.002, True)])
+def test_a_level_that_is_not_that_of_the_images_is_told(model, tmp_path, rng, capsys, sigma, warned):
+    """In the wrong units, say: both numbers are named."""
+    noisy = 127.5 + 0.2 * 127.5 * rng.standard_normal((40, 32, 32))
+    tifffile.imwrite(tmp_path / "in.tif", noisy.astype(np.float32), photometric="minisblack")
+    run(model, tmp_path / "in.tif", tmp_path / "out.tif", sigma=sigma)
+    shown = capsys.readouterr().err
+    assert (f"warning: the noise level σ={sigma:g} is" in shown) is warned
+    assert ("0.2" in shown) is warned
+
+
+def test_results_are_not_put_among_what_they_are_of(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "in" / "a.png")
+    with pytest.raises(InputError, match=r"lies in .*: name a folder elsewhere"):
+        run(model, tmp_path / "in", tmp_path / "in" / "out")
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(model, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("an odd tag")
+
+    tifffile.imwrite(tmp_path / "in.tif", np.zeros((4, 4), np.uint8))
+    monkeypatch.setattr(tifffile, "TiffWriter", fail)
+    with pytest.raises(InputError, match=r"out.tif cannot be written \(an odd tag\)"):
+        run(model, tmp_path / "in.tif", tmp_path / "out.tif")
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
 
 def test_every_file_that_cannot_be_denoised_is_named(model, tmp_path):

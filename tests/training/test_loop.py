@@ -57,6 +57,7 @@ def test_a_run_writes_what_it_promises(config, tmp_path):
     assert logged[2]["consistency_loss"] != 0
 
 
+@pytest.mark.usefixtures("only_training")
 @pytest.mark.parametrize(("stop", "expected"), [(0, [1, 0, 1, 0]), (10, [1, 0, 0, 0])])  # at the steps 8 to 11
 def test_refresh_fills_its_buffer_once_and_replaces_a_row_at_every_second_step(
     config, tmp_path, monkeypatch, stop, expected
@@ -68,9 +69,6 @@ def test_refresh_fills_its_buffer_once_and_replaces_a_row_at_every_second_step(
     seen = {}
     keep = lambda _, state, __: seen.update({int(state.step): jax.tree.map(np.array, state.buffer)})
     monkeypatch.setattr(loop.Checkpoints, "save", keep)
-    monkeypatch.setattr(loop, "held_out_health", lambda *_: {})
-    monkeypatch.setattr(loop, "held_out_curve", lambda *_: {"sigma": [], "relative_mse": []})
-    monkeypatch.setattr(loop, "write_results", lambda *_: None)
     train(config, tmp_path)
     assert not seen[7].x_0.any()  # empty before step 7
     assert seen[8].x_0.any(axis=1).all()
@@ -79,6 +77,7 @@ def test_refresh_fills_its_buffer_once_and_replaces_a_row_at_every_second_step(
     assert np.std(seen[12].log_weight) > 0
 
 
+@pytest.mark.usefixtures("only_training")
 def test_a_finished_run_is_left_alone(config, tmp_path):
     train(config, tmp_path)
     before = contents(tmp_path)
@@ -94,6 +93,7 @@ def with_refresh(config):
 
 
 @pytest.mark.parametrize("at", [2, 9])
+@pytest.mark.usefixtures("only_training")
 def test_an_interrupted_run_goes_on_bit_for_bit(config, tmp_path, interrupt_at, monkeypatch, at):
     with_refresh(config)
     with monkeypatch.context():
@@ -106,6 +106,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(config, tmp_path, interrupt_at, 
     assert_equal_weights(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.usefixtures("only_training")
 def test_a_workdir_of_another_config_is_refused_and_kept(config, tmp_path):
     train(config, tmp_path)
     before = contents(tmp_path)
@@ -123,6 +124,7 @@ def test_another_config_is_refused_before_the_first_save_too(config, tmp_path):
     assert (tmp_path / "config.json").read_text() == '{"mine": 1}'
 
 
+@pytest.mark.usefixtures("only_training")
 def test_a_setting_that_an_older_run_did_not_have_is_not_slipped_in(config, tmp_path):
     train(config, tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
@@ -149,6 +151,7 @@ def test_settings_that_do_not_suit_the_data_are_refused(config, tmp_path, part, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("only_training")
 def test_changed_data_is_refused(config, tmp_path):
     images = np.random.default_rng(0).uniform(-1, 1, (60, 2)).astype(np.float32)
     np.save(tmp_path / "points.npy", images)
@@ -170,6 +173,7 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_anything_is_written
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("only_training")
 def test_a_diverging_loss_stops_training(config, tmp_path):
     config.training.learning_rate = 1e30
     config.training.max_grad_norm = 1e30
@@ -177,6 +181,7 @@ def test_a_diverging_loss_stops_training(config, tmp_path):
         train(config, tmp_path)
 
 
+@pytest.mark.usefixtures("only_training")
 def test_fine_tuning_starts_from_the_averaged_weights(config, tmp_path):
     train(config, tmp_path / "first")
     config.init_from = str(tmp_path / "first")
@@ -186,6 +191,7 @@ def test_fine_tuning_starts_from_the_averaged_weights(config, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.usefixtures("only_training")
 def test_fine_tuning_another_network_is_refused(config, tmp_path):
     train(config, tmp_path / "first")
     config.init_from = str(tmp_path / "first")
@@ -194,6 +200,7 @@ def test_fine_tuning_another_network_is_refused(config, tmp_path):
         train(config, tmp_path / "second")
 
 
+@pytest.mark.usefixtures("only_training")
 def test_a_refused_first_attempt_leaves_the_workdir_free(config, tmp_path):
     train(config, tmp_path / "first")
     config.init_from = str(tmp_path / "first")
@@ -204,6 +211,7 @@ def test_a_refused_first_attempt_leaves_the_workdir_free(config, tmp_path):
     assert train(config, tmp_path / "second") is True
 
 
+@pytest.mark.usefixtures("only_training")
 def test_fine_tuning_resumes_without_the_run_it_came_from(config, tmp_path, interrupt_at, monkeypatch):
     train(config, tmp_path / "first")
     config.init_from = str(tmp_path / "first")
@@ -246,6 +254,7 @@ def test_a_stop_where_the_model_is_scored_leaves_its_score(config, tmp_path, int
     assert [line["step"] for line in lines if "score" in line] == [4]
 
 
+@pytest.mark.usefixtures("only_training")
 def test_a_state_that_is_not_finite_is_never_saved(config, tmp_path):
     config.training.log_every = 100
     config.training.save_every = 4
@@ -266,6 +275,7 @@ def test_levels_below_the_noise_of_the_data_are_refused(config, tmp_path, part, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("only_training")
 def test_reading_a_run_leaves_a_save_in_progress_alone(config, tmp_path):
     train(config, tmp_path)
     unfinished = tmp_path / "checkpoints" / "13.orbax-checkpoint-tmp"
@@ -283,6 +293,7 @@ def test_images_noisy_already_train_and_are_judged_above_their_noise(config, tmp
     assert curve["sigma"] == [0.5]
 
 
+@pytest.mark.usefixtures("only_training")
 def test_clean_and_noisy_images_mix_in_one_run(config, tmp_path):
     config.data.clean_fraction = 0.25
     assert train(config, tmp_path) is True

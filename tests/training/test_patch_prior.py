@@ -4,21 +4,13 @@ import pytest
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.oracles import mixture_denoiser
-from tweedie_diffusion.training import loop, patch_prior
+from tweedie_diffusion.training import patch_prior
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.loop import open_data, train
 from tweedie_diffusion.training.patch_prior import mixture_of
 from tweedie_diffusion.training.trained import load_run
-from tweedie_diffusion.training.workdir import write_curve
 
-
-@pytest.fixture(autouse=True)
-def _no_scores(monkeypatch):
-    """Neither scores nor pictures, which are most of what these runs would compile."""
-    nothing = {"sigma": [], "relative_mse": []}
-    monkeypatch.setattr(loop, "held_out_health", lambda *_: {})
-    monkeypatch.setattr(loop, "held_out_curve", lambda *_: nothing)
-    monkeypatch.setattr(loop, "write_results", lambda workdir, *_: write_curve(workdir, nothing))
+pytestmark = pytest.mark.usefixtures("only_training")
 
 
 @pytest.fixture

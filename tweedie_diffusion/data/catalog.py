@@ -1,13 +1,16 @@
 """Which image files there are and what is in each: looked at once, then again only where one has changed."""
 
 import dataclasses
+import errno
 import fnmatch
+import functools
 import hashlib
 import itertools
 import json
 import os
 import stat
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -58,6 +61,10 @@ class Entry:
             archive.seek(self.offset)
             return archive.read(self.size)
 
+    def frame_names(self) -> list[str]:
+        """What its frames are called: as the file, and by their number if there are several."""
+        return [self.name] if self.frames == 1 else [f"{self.name}:{i}" for i in range(self.frames)]
+
     def open(self) -> Frames:
         """Its frames."""
         return open_frames(self.name, self.source)
@@ -87,12 +94,13 @@ def catalog(source: str, *, cache: Path | None = None) -> list[Entry]:
         raise InputError(f"there is no image in {source}")
     kept = _cache_file(source, cache)
     known = {_identity(entry): entry for entry in _read_cache(kept)}
-    entries = [known.get(_identity(entry), entry) for entry in found]
+    entries = [_readable(known.get(_identity(entry), entry)) for entry in found]
     new = [i for i, entry in enumerate(entries) if not entry.digest]
     with ThreadPoolExecutor() as pool, tqdm(total=len(new), desc="looking at files", delay=1.0, leave=False) as bar:
         for first in range(0, len(new), CHUNK):  # so that few are in memory at once
             chunk = new[first : first + CHUNK]
-            for i, entry in zip(chunk, pool.map(_examine, [entries[i] for i in chunk]), strict=True):
+            examine = functools.partial(_examine, alone=len(entries) == 1)
+            for i, entry in zip(chunk, pool.map(examine, [entries[i] for i in chunk]), strict=True):
                 entries[i] = entry
                 bar.update()
     if new or len(entries) < len(known):
@@ -109,12 +117,30 @@ def duplicates(entries: list[Entry]) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
+def other_kinds(source: str) -> Counter:
+    """Suffixes of the files of a folder that are no images, and how many there are of each."""
+    path = Path(source).expanduser()
+    files = _walk(path) if path.is_dir() else ()
+    return Counter(file.suffix for file in files if not file.name.startswith(".") and not _is_taken(file))
+
+
+def _readable(entry):
+    """The same, unless its permissions have changed since it was looked at."""
+    if not entry.digest or entry.error or os.access(entry.path, os.R_OK):
+        return entry
+    return _unusable(entry.name, entry.path, f"{entry.name} cannot be read: {os.strerror(errno.EACCES)}")
+
+
 def _identity(entry):
     return entry.name, entry.path, entry.offset, entry.size, entry.mtime_ns
 
 
 def _is_archive(path):
     return path.suffix.lower() == ".tar"
+
+
+def _is_taken(path):
+    return _is_archive(path) or is_image(path.name)
 
 
 def _is_pattern(source):
@@ -172,7 +198,7 @@ def _walk(root: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
 
 def _entries(root: Path, paths: Iterable[Path]) -> Iterator[Entry]:
     for path in paths:
-        if path.name.startswith(".") or not (_is_archive(path) or is_image(path.name)):
+        if path.name.startswith(".") or not _is_taken(path):
             continue
         name = os.path.relpath(path, root)
         try:
@@ -213,7 +239,7 @@ def _members(name: str, path: Path) -> Iterator[Entry]:
         yield _unusable(name, path, f"{name} is not a readable, uncompressed tar archive ({error})")
 
 
-def _examine(entry: Entry) -> Entry:
+def _examine(entry: Entry, *, alone: bool) -> Entry:
     """The entry with what is in it; read whole, so that a bad file is named now and not in the middle of training."""
     try:
         source = entry.source
@@ -221,6 +247,9 @@ def _examine(entry: Entry) -> Entry:
             readable: Any = file
             digest = hashlib.file_digest(readable, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         frames = open_frames(entry.name, source)
+        if frames.stated and not alone:
+            stated = " and ".join(frames.stated)
+            raise InputError(f"{entry.name} states {stated}, which are read from a single .npz only: name it alone")
         if frames.count == 0 or 0 in frames.shape:
             raise InputError(f"{entry.name} is empty")
         if frames.dtype.kind not in "uif":

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.formats.arrays import load_arrays, pick_images
+from tweedie_diffusion.data.formats.arrays import load_arrays, pick_images, pick_key
 from tweedie_diffusion.data.scaling import Scaling, infer_scaling
 from tweedie_diffusion.data.sources import check_values, read_levels
 
@@ -16,12 +16,17 @@ class StoredImages:
     """Images of an .npz or .npy, as they are stored.
 
     Attributes:
-        images: [N, ...] in the stored dtype.
-        sigma_tn: [N] noise levels in [-1, 1] units, if the file states them.
+        images: [N, H, W, C] or [N, D] in the stored dtype.
+        sigma_tn: [N] noise levels, if the file states them.
+        key, ndim: name and axes of that array in the file.
+        others: all other arrays.
     """
 
     images: np.ndarray
-    sigma_tn: np.ndarray | None = None
+    sigma_tn: np.ndarray | None
+    key: str
+    ndim: int
+    others: dict[str, np.ndarray]
 
 
 def read_stored(path: Path) -> StoredImages:
@@ -33,7 +38,9 @@ def read_stored(path: Path) -> StoredImages:
     arrays = load_arrays(path)
     images = pick_images(arrays, path)
     check_values(images, Scaling(-1, 1, images.dtype.name), str(path), clean=False)
-    return StoredImages(images, read_levels(arrays, len(images), path))
+    key = pick_key(arrays, path)
+    ndim = arrays.pop(key).ndim
+    return StoredImages(images, read_levels(arrays, len(images), path), key, ndim, arrays)
 
 
 def scaling_for(dtype: np.dtype, trained: Scaling) -> Scaling:

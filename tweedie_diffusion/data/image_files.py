@@ -11,7 +11,10 @@ from tweedie_diffusion.data.catalog import Entry, catalog
 from tweedie_diffusion.data.errors import BadFiles, InputError
 from tweedie_diffusion.data.formats import Frames
 
-OPENED = 16  # stacks whose layout is remembered, by each thread
+OPENED, OPENED_BYTES = (
+    16,
+    2**26,
+)  # stacks that each thread remembers, and how large all of them may be: some are read whole
 
 
 class FrameFiles:
@@ -62,7 +65,8 @@ class FrameFiles:
             return entry.open()
         stacks = vars(self._opened).setdefault("stacks", {})
         if file not in stacks:
-            if len(stacks) >= OPENED:
+            size = entry.size + sum(self.entries[other].size for other in stacks)
+            if len(stacks) >= OPENED or size > OPENED_BYTES:
                 stacks.clear()
             stacks[file] = entry.open()
         return stacks[file]

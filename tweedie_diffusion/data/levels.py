@@ -58,6 +58,9 @@ def resolve(stated: StatedNoise, images: Images) -> tuple[float, Images]:
         stated_levels = read_table(Path(stated.source).expanduser(), names)
         levels = np.array([np.max(to_unit(level)) for level in stated_levels], np.float32)
         return float(levels.max()), dataclasses.replace(images, sigma_tn=levels)
+    if images.sigma_tn is not None:
+        levels = np.array([np.max(to_unit(level)) for level in images.sigma_tn], np.float32)
+        images = dataclasses.replace(images, sigma_tn=levels)
     return float(np.max(to_unit(stated.sigma))), images
 
 
@@ -84,15 +87,17 @@ def estimate_level(images: Images) -> float:
 
 
 def estimate_level_of(x: np.ndarray, name: str) -> float:
-    """σ in [-1, 1] of the images of one file, [N, H, W, C]; a single large one is cut into squares.
+    """σ in [-1, 1] of the images of one file [N, H, W, C], which are cut into squares, or of vectors [N, D].
 
     Raises:
         InputError: if they are too few or too small.
     """
-    side = min(SQUARE, *x.shape[1:3])
-    rows, columns = (size // side for size in x.shape[1:3])
-    squares = x[:, : rows * side, : columns * side].reshape(len(x), rows, side, columns, side, -1)
-    found = estimate_sigma(np.moveaxis(squares, 2, 3).reshape(-1, side, side, x.shape[-1]))
+    if x.ndim == 4:
+        side = min(SQUARE, *x.shape[1:3])
+        rows, columns = (size // side for size in x.shape[1:3])
+        squares = x[:, : rows * side, : columns * side].reshape(len(x), rows, side, columns, side, -1)
+        x = np.moveaxis(squares, 2, 3).reshape(-1, side, side, x.shape[-1])
+    found = estimate_sigma(x)
     if found is None:
         raise InputError(f"{name} is too small to estimate its noise: state --sigma")
     return found.sigma

@@ -55,24 +55,25 @@ def estimate_sigma(x: np.ndarray, *, seed: int = 0) -> NoiseEstimate | None:
     return min(found, key=lambda estimate: estimate.high, default=None)
 
 
-def noise_warning(x_tn: np.ndarray, sigma_tn: float) -> str:
+def noise_warning(x_tn: np.ndarray, sigma_tn: float, *, name: str = "data.sigma_tn") -> str:
     """One line if a stated level does not suit the data, else nothing.
 
     Args:
         x_tn: as `estimate_sigma`.
         sigma_tn: stated for it, > 0.
+        name: to call it by.
     """
     found = estimate_sigma(x_tn)
     if found is None:
         return ""
     if sigma_tn > SLACK_ABOVE * found.high:
         return (
-            f"data.sigma_tn={sigma_tn:g} is more than the noisy images can hold, {found.sigma:.3g} "
+            f"{name}={sigma_tn:g} is more than the noisy images can hold, {found.sigma:.3g} "
             f"({found.low:.3g} to {found.high:.3g}): images will come out too smooth, or training will fail"
         )
     if x_tn.ndim == 4 and sigma_tn < SLACK_BELOW * found.low:  # vectors may vary in every direction
         return (
-            f"data.sigma_tn={sigma_tn:g} is less than the noise of the images, {found.sigma:.3g} "
+            f"{name}={sigma_tn:g} is less than the noise of the images, {found.sigma:.3g} "
             f"({found.low:.3g} to {found.high:.3g}): the rest of it will stay in the samples"
         )
     return ""

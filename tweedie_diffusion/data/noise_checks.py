@@ -1,5 +1,7 @@
 """Whether noise is what the method needs: white, and not clipped."""
 
+import itertools
+
 import numpy as np
 from scipy.fft import dct
 
@@ -7,6 +9,8 @@ from tweedie_diffusion.data.flat_patches import BORDER, INSIDE, WINDOW, Windows,
 
 SIDE = WINDOW - 2 * BORDER
 FLATTEST = 0.05  # share of the patches in which noise is told from signal
+AVERAGED = 0.1  # how far the correlation of successive differences may be from that of independent noise
+STRAY, SPIKE = 1e-4, 4.0  # part of the values beyond an end; times the count of its inner neighbour
 MOVED = 0.05  # correlation of neighbouring differences, from which on a scene is another one
 # Two vectors of the cosine transform of four, and s = u₁u₂ + u₂u₃ + u₃u₄ of each: noise whose neighbours have the
 # correlation ρ has the variance σ²(1 + 2ρs) along u.
@@ -59,16 +63,36 @@ def autocorrelation(windows: Windows) -> np.ndarray:
     return mean / max(mean[SIDE - 1, SIDE - 1], 1e-12)
 
 
-def are_repeats(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two stacks [N, H, W, C] show the same scenes: neighbouring differences are not correlated then."""
-    difference = second.astype(np.float64) - first
-    products = difference[:, :, :-1] * difference[:, :, 1:]
-    return bool(products.mean() < MOVED * np.square(difference).mean())
+def are_repeats(*frames: np.ndarray) -> bool:
+    """Whether two or three successive stacks [N, H, W, C] show the same scenes through independent noise.
+
+    Of the same scene, neighbouring differences are not correlated. Of independent noise, successive differences d₁ and
+    d₂ have the correlation −½; of frames that were averaged with the ones before, another.
+    """
+    differences = [b.astype(np.float64) - a for a, b in itertools.pairwise(frames)]
+    power = np.mean(np.square(differences))
+    products = differences[0][:, :, :-1] * differences[0][:, :, 1:]
+    if products.mean() >= MOVED * power:
+        return False
+    return len(frames) < 3 or bool(abs(np.mean(differences[0] * differences[1]) / power + 0.5) < AVERAGED)
 
 
 def clipped_fractions(stored: np.ndarray) -> tuple[float, float]:
-    """The parts of the values that sit at the least and at the greatest value."""
-    return float(np.mean(stored == stored.min())), float(np.mean(stored == stored.max()))
+    """The parts of the values that sit at the lower and at the upper end of their range.
+
+    An end is the outermost value; or, if hardly any lie so far out, as hot pixels do, one that is met many times as
+    often as its inner neighbour.
+    """
+    _, counts = np.unique(stored, return_counts=True)
+    return _at_end(counts), _at_end(counts[::-1])
+
+
+def _at_end(counts: np.ndarray) -> float:
+    """Of the values with these counts, from the end inwards."""
+    total = counts.sum()
+    end = int(np.searchsorted(np.cumsum(counts), STRAY * total))
+    spike = end + 1 < len(counts) and counts[end] > SPIKE * counts[end + 1]
+    return float(counts[end if spike else 0] / total)
 
 
 def constant_fraction(stored: np.ndarray) -> float:

@@ -32,21 +32,21 @@ class Scaling:
         """Stored values to [-1, 1], float32 of the same shape."""
         if self.photons is not None:
             stored = self.photons.stabilise(stored)
-        if np.asarray(stored).dtype.itemsize > 4 or np.asarray(stored).dtype.name in ("int32", "uint32"):
+        if _is_wide(np.asarray(stored).dtype):
             return ((np.asarray(stored, np.float64) - self._middle) * (2 / self._span)).astype(np.float32)
         return np.asarray(stored, np.float32) * _float32(2 / self._span) - _float32(self._middle * 2 / self._span)
 
     def values(self, x) -> np.ndarray:
-        """[-1, 1] to stored values, neither rounded nor in the stored dtype."""
-        value = np.asarray(x, np.float32) * _float32(self._span / 2) + _float32(self._middle)
+        """[-1, 1] to stored values, float32 or float64, not rounded."""
+        value = self._in_range(x)
         if self.bounded:
             value = np.clip(value, self.low, self.high)
-        return value if self.photons is None else self.photons.restore(value).astype(np.float32)
+        return value if self.photons is None else self.photons.restore(value).astype(value.dtype)
 
     def noisy_values(self, x) -> np.ndarray:
-        """The same for noisy images, float32: nothing is clipped, or averaged over photon noise."""
-        value = np.asarray(x, np.float32) * _float32(self._span / 2) + _float32(self._middle)
-        return value if self.photons is None else self.photons.unstabilise(value).astype(np.float32)
+        """The same for noisy images: nothing is clipped, or averaged over photon noise."""
+        value = self._in_range(x)
+        return value if self.photons is None else self.photons.unstabilise(value).astype(value.dtype)
 
     def from_unit(self, x) -> np.ndarray:
         """[-1, 1] to stored values, in the stored dtype."""
@@ -74,6 +74,11 @@ class Scaling:
         low, high = (tuple(v) if isinstance(v := fields[end], list) else v for end in ("low", "high"))
         photons = PhotonNoise(**fields["photons"]) if fields.get("photons") else None
         return Scaling(low, high, fields["dtype"], fields["bounded"], photons)
+
+    def _in_range(self, x):
+        """Values of the range for [-1, 1], in a float that holds what the dtype can."""
+        kind = np.float64 if _is_wide(np.dtype(self.dtype)) else np.float32
+        return np.asarray(x, kind) * (self._span / 2).astype(kind) + self._middle.astype(kind)
 
     @property
     def _span(self):
@@ -165,6 +170,11 @@ def infer_scaling(dtype, value_range: tuple[float, float] | None, *, bounded: bo
         f"images of dtype {dtype} have no usual range: state it, e.g. --config.data.range='(0, 4095)', "
         "or take it from the images: --config.data.range_percentiles='(0.1, 99.9)'"
     )
+
+
+def _is_wide(dtype):
+    """Whether float32 would round its values."""
+    return dtype.itemsize > 4 or dtype.name in ("int32", "uint32")
 
 
 def _float32(value):

@@ -23,24 +23,30 @@ def tiled(denoise: DenoiseFn, shape: tuple[int, ...]) -> DenoiseFn:
     Returns:
         (x_t [B, H, W, C], sigma [B]) -> [B, H, W, C], H >= h and W >= w.
     """
-    height, width, channels = shape
+    height, width = shape[:2]
     window = np.outer(_bump(height), _bump(width))[..., None].astype(np.float32)
 
     def denoise_large(x_t, sigma):
         batch, large = x_t.shape[0], x_t.shape[1:]
         tops, lefts = (_starts(have, tile) for have, tile in zip(large, (height, width), strict=False))
-        corners = np.stack(np.meshgrid(tops, lefts, indexing="ij"), axis=-1).reshape(-1, 2)
-        rows = corners[:, :1, None] + np.arange(height)[None, :, None]  # [T, h, 1]
-        columns = corners[:, 1:, None] + np.arange(width)[None, None, :]  # [T, 1, w]
-        tiles = x_t[:, rows, columns].reshape(-1, height, width, channels)
-        levels = jnp.repeat(jnp.broadcast_to(sigma, (batch,)), len(corners))
-        one = lambda tile_and_level: denoise(tile_and_level[0][None], tile_and_level[1][None])[0]
-        x0_hat = jax.lax.map(one, (tiles, levels), batch_size=min(TILES_A_CALL, len(levels)))
-        weighted = (window[None] * x0_hat).reshape(batch, len(corners), height, width, channels)
-        total = jnp.zeros_like(x_t).at[:, rows, columns].add(weighted)
-        weights = np.zeros((*large[:2], 1), np.float32)
-        np.add.at(weights, (rows, columns), window[None])
-        return total / weights[None]
+        places = np.stack(np.meshgrid(np.arange(batch), tops, lefts, indexing="ij"), axis=-1).reshape(-1, 3)
+        size = min(TILES_A_CALL, len(places))
+        calls = -(-len(places) // size)
+        counted = np.arange(calls * size).reshape(calls, size) < len(places)  # the last call is filled up
+        levels = jnp.broadcast_to(sigma, (batch,))
+
+        def add(total, call):
+            places, counted = call
+            image, top, left = places.T
+            rows, columns = top[:, None] + np.arange(height)[None], left[:, None] + np.arange(width)[None]
+            where = image[:, None, None], rows[:, :, None], columns[:, None, :]
+            x0_hat = denoise(x_t[where], levels[image])
+            return total.at[where].add(window[None] * counted[:, None, None, None] * x0_hat), None
+
+        calls_of_places = np.resize(places, (calls, size, 3))
+        total, _ = jax.lax.scan(add, jnp.zeros_like(x_t), (calls_of_places, counted))
+        weights = np.outer(_covered(large[0], tops, height), _covered(large[1], lefts, width))
+        return total / weights.astype(np.float32)[None, :, :, None]
 
     return denoise_large
 
@@ -49,6 +55,14 @@ def _starts(size: int, tile: int) -> np.ndarray:
     """Where tiles begin, evenly, so that neighbours overlap by half at least."""
     count = 1 if size == tile else 1 + -(-2 * (size - tile) // tile)
     return np.rint(np.linspace(0, size - tile, count)).astype(int)
+
+
+def _covered(size: int, starts: np.ndarray, tile: int) -> np.ndarray:
+    """[size] the sum of the weights of the tiles along one axis."""
+    total = np.zeros(size)
+    for start in starts:
+        total[start : start + tile] += _bump(tile)
+    return total
 
 
 def _bump(size: int) -> np.ndarray:

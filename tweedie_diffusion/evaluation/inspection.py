@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from tweedie_diffusion.data.catalog import catalog, duplicates
+from tweedie_diffusion.data.catalog import catalog, duplicates, other_kinds
 from tweedie_diffusion.data.errors import BadFiles
 from tweedie_diffusion.data.flat_patches import cut_squares
 from tweedie_diffusion.data.image_files import FrameFiles, sift
@@ -41,6 +41,7 @@ class Inspection:
         sizes, kinds: [H, W] and (channels, dtype) of files, and how many of each.
         unreadable, odd: [(file, why)] that cannot be read, or are not like most.
         duplicates: groups of files with the same bytes.
+        other_kinds: suffixes of files that are no images, and how many of each.
         low, high, step: the least and greatest stored value, and the least difference of two.
         scaling: to [-1, 1], as the config lines have it.
         law: of the noise.
@@ -58,6 +59,7 @@ class Inspection:
     unreadable: list[tuple[str, str]]
     odd: list[tuple[str, str]]
     duplicates: list[list[str]]
+    other_kinds: Counter
     low: float
     high: float
     step: float
@@ -113,6 +115,7 @@ class Inspection:
             "unreadable": [name for name, _ in self.unreadable],
             "odd": [name for name, _ in self.odd],
             "duplicates": self.duplicates,
+            "other_kinds": dict(self.other_kinds),
             "verdict": self.verdict,
             "range": [float(v) for v in self.scaling.noisy_values([-1.0, 1.0])],
             "settings": self.settings(),
@@ -183,6 +186,7 @@ def inspect(source: str) -> Inspection:
         unreadable=[bad for bad in excluded if bad[0] in unread],
         odd=[bad for bad in excluded if bad[0] not in unread],
         duplicates=duplicates(entries),
+        other_kinds=other_kinds(source),
         low=float(squares.min()),
         high=float(squares.max()),
         step=quantisation_step(squares),
@@ -208,6 +212,11 @@ def in_words(found: Inspection) -> str:
     ]
     lines += [f"  unusable: {why}" for _, why in (*found.unreadable, *found.odd)]
     lines += [f"  the same file: {', '.join(names)}" for names in found.duplicates]
+    if found.other_kinds:
+        kinds = ", ".join(
+            f"{count} {suffix or 'without a suffix'}" for suffix, count in found.other_kinds.most_common()
+        )
+        lines += [f"  left out, for they are of no format that is read: {kinds}"]
     lines += ["", *_noise_lines(found), "", VERDICTS[found.verdict]]
     settings = found.settings()
     if settings is None:
@@ -260,19 +269,20 @@ def _squares(files: FrameFiles) -> np.ndarray:
 
 def _pairs(files: FrameFiles):
     """Squares of two successive frames, [N, H, W, C] both, if files hold several of one scene; else None."""
-    several = [k for k, entry in enumerate(files.entries) if entry.frames > 1]
-    # No frame is in two pairs: what is chosen on some of them is measured on others.
-    starts = [files.first(k) + i for k in several for i in range(0, files.entries[k].frames - 1, 2)]
+    many = 3 if any(entry.frames >= 3 for entry in files.entries) else 2
+    several = [k for k, entry in enumerate(files.entries) if entry.frames >= many]
+    # No frame is in two groups: what is chosen on some of them is measured on others.
+    starts = [files.first(k) + i for k in several for i in range(0, files.entries[k].frames - many + 1, many)]
     if len(starts) < FEWEST_PAIRS:
         return None
     size = [min(SIDE, *(files.entries[k].shape[axis] for k in several)) for axis in (0, 1)]
     rng = np.random.Generator(np.random.Philox(1))
     most = max(FEWEST_PAIRS, min(MOST_PAIRS, MOST_VALUES // (size[0] * size[1] * files.channels)))
     chosen = np.sort(rng.choice(starts, min(most, len(starts)), replace=False))
-    frames = [np.concatenate([files.read(int(i)), files.read(int(i) + 1)], axis=-1) for i in chosen]
-    both = np.stack([cut_squares(frame, size, 1, rng)[0] for frame in frames])
-    first, second = both[..., : files.channels], both[..., files.channels :]
-    return (first, second) if are_repeats(first, second) else None
+    together = [np.concatenate([files.read(int(i) + n) for n in range(many)], axis=-1) for i in chosen]
+    squares = np.stack([cut_squares(frames, size, 1, rng)[0] for frames in together])
+    frames = np.split(squares, many, axis=-1)
+    return (frames[0], frames[1]) if are_repeats(*frames) else None
 
 
 def _scaling(squares, law):

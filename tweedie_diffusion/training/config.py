@@ -36,7 +36,7 @@ def _data():
     c = ConfigDict()
     c.source = "digits"  # digits, mixture_2d (16d, 64d), tfds:NAME@SPLIT; a folder, pattern, .tar, .npz or .npy
     c.sigma_tn = 0.5  # noise of the training images
-    c.sigma_units = ""  # of sigma_tn and the table: images in [-1, 1]; or "data": stored values
+    c.sigma_units = ""  # of sigma_tn, here and in an .npz, and the table: images in [-1, 1]; or "data": stored values
     c.sigma_from = ""  # instead of sigma_tn: "auto" estimates it; TABLE.csv states it for each file, 0 for clean ones
     c.channel_sigmas = ()  # instead, of each channel in stored values: channels are scaled to equal noise
     c.photons = ()  # (gain, offset, read noise) in stored values: noise that grows with the signal is stabilised first

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,14 +16,18 @@ import tweedie_diffusion
 from tweedie_diffusion.data.catalog import Entry, catalog, is_catalog
 from tweedie_diffusion.data.errors import BadFiles, InputError
 from tweedie_diffusion.data.files import check_output, read_stored, scaling_for
+from tweedie_diffusion.data.flat_patches import cut_squares
 from tweedie_diffusion.data.formats import Frames, write_frames
 from tweedie_diffusion.data.formats.arrays import write_arrays
 from tweedie_diffusion.data.image_files import sift
 from tweedie_diffusion.data.levels import estimate_level_of, read_table
+from tweedie_diffusion.data.noise import noise_warning
+from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.data.sources import ARRAYS, spaced
 from tweedie_diffusion.training.trained import BATCH, TrainedModel, digest
 
 MOST_VALUES = 2**24  # of images held as floats at once
+FRAMES, SQUARES, SIDE = 256, 1024, 64  # by which a level is judged: frames, squares cut from them, and pixels a side
 PICTURES = (".png", ".jpg", ".jpeg")  # written as PNG, which loses nothing
 
 
@@ -32,7 +37,7 @@ class GivenNoise:
 
     Attributes:
         sigma: a standard deviation, or None.
-        units: of it, and of the table: "scaled" for images in [-1, 1], "data" for stored values.
+        units: of it, of the table and of `sigma_tn`: "scaled" for images in [-1, 1], "data" for stored values.
         source: "auto" to estimate it for each file, the path of a .csv with columns file and sigma, or nothing: then it
             is `sigma_tn` of the .npz, or that of the training images.
     """
@@ -40,6 +45,20 @@ class GivenNoise:
     sigma: float | None = None
     units: str = "scaled"
     source: str = ""
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether the level is estimated from the images."""
+        return self.sigma is None and self.source == "auto"
+
+    @property
+    def is_table(self) -> bool:
+        """Whether `source` is a table of files."""
+        return self.sigma is None and self.source not in ("", "auto")
+
+    def to_unit(self, sigma: float, scaling: Scaling) -> float:
+        """A stated level in [-1, 1]."""
+        return float(np.max(scaling.sigma_to_unit(sigma) if self.units == "data" else sigma))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +89,10 @@ def denoise_files(
 ) -> np.ndarray:
     """Write the posterior mean of every image of `source` to `out`, and `num_samples` draws from the posterior.
 
-    An .npz gets `images`, and with draws `samples` [N, num_samples, ...] and `std` [N, ...], their spread. Image files
-    come back under their names, in their format, dtype and units, with their metadata; draws as NAME_sample0, …, and
-    the spread as NAME_std, of floats. Images larger than those of training are denoised in overlapping tiles.
+    An .npz keeps its arrays, and with draws gets `samples` [N, num_samples, ...] and `std` [N, ...], their spread.
+    Image files come back under their names, in their format, dtype and units, with their metadata; draws as
+    NAME_sample0, …, and the spread as NAME_std, of floats. Images larger than those of training are denoised in
+    overlapping tiles.
 
     Args:
         model: trained.
@@ -112,16 +132,23 @@ def _denoise_arrays(task, path, out):
     _check_new(out)
     scaling = scaling_for(read.images.dtype, task.model.facts.scaling)
     x_t = scaling.to_unit(read.images)
-    if task.noise.source.endswith(".csv"):
+    if task.noise.is_table:
         raise InputError(f"{task.noise.source} names files: put an array sigma_tn [{len(read.images)}] into the .npz")
-    stated = read.sigma_tn if task.noise.sigma is None and not task.noise.source else None
-    level = _level_of(task, scaling)
-    levels = np.full(len(x_t), level(path.name, x_t), np.float32) if stated is None else stated
+    if read.sigma_tn is not None and task.noise.sigma is None and not task.noise.source:
+        levels = np.array([task.noise.to_unit(sigma, scaling) for sigma in read.sigma_tn], np.float32)
+    else:
+        level = estimate_level_of(x_t, path.name) if task.noise.is_estimated else _one_level(task, scaling)
+        levels = np.full(len(x_t), level, np.float32)
+    _warn_of_level(task, levels, lambda: x_t)
     found = task.denoise(x_t, levels, scaling, np.arange(len(x_t)))
-    more = {"samples": np.moveaxis(found["samples"], 0, 1), "std": found["std"]} if task.num_samples else {}
+    as_read = lambda images: images[..., 0] if read.ndim == 3 else images
+    arrays = {read.key: as_read(found["mean"])}
+    if task.num_samples:
+        arrays |= {"samples": as_read(np.moveaxis(found["samples"], 0, 1)), "std": as_read(found["std"])}
     if out.suffix.lower() == ".npz":
-        more["note"] = np.array(f"posterior mean by {_note(task)}, sigma {levels.min():g} to {levels.max():g}")
-    write_arrays(out, {"images": found["mean"]} | more)
+        note = np.array(f"posterior mean by {_note(task)}, sigma {_in_words(levels)}")
+        arrays = read.others | arrays | {"note": note}
+    write_arrays(out, arrays)
     return levels
 
 
@@ -135,6 +162,7 @@ def _denoise_image_files(task, source, out):
     targets = _targets(source, out, good, task.num_samples)
     scaling = scaling_for(np.dtype(good[0].dtype), task.model.facts.scaling)
     levels_of = _levels_of_files(task, scaling, good)
+    _warn_of_level(task, np.concatenate(list(levels_of.values())), lambda: _some_squares(good, scaling))
     note = _note(task)
     used = []
     with tqdm(total=len(good), desc="denoising", unit=" files", delay=1.0, leave=False) as bar:
@@ -147,7 +175,7 @@ def _denoise_image_files(task, source, out):
             ends = np.cumsum([frames.count for frames in opened])
             for entry, frames, end, of_file in zip(group, opened, ends, levels, strict=True):
                 rows = slice(end - frames.count, end)
-                _write(targets[entry.name], found, rows, frames, f"{note}, sigma {of_file[0]:g}")
+                _write(targets[entry.name], found, rows, frames, f"{note}, sigma {_in_words(of_file)}")
             used += levels
             bar.update(len(group))
     return np.concatenate(used)
@@ -166,15 +194,47 @@ def _denoise_frames(task, opened: Sequence[Frames], levels, scaling, indices) ->
     return {name: np.concatenate([part[name] for part in parts], axis=axis(name)) for name in parts[0]}
 
 
-def _levels_of_files(task, scaling, entries) -> dict[str, np.ndarray]:
+def _levels_of_files(task, scaling, entries: list[Entry]) -> dict[str, np.ndarray]:
     """The levels [frames] of every file, all of them before anything is written."""
-    level = _level_of(task, scaling, entries)
-    estimated = task.noise.sigma is None and task.noise.source == "auto"
-    found = {}
-    for entry in entries:
-        some = _some_frames(entry) if estimated else np.zeros(0)
-        found[entry.name] = np.full(entry.frames, level(entry.name, scaling.to_unit(some)), np.float32)
-    return found
+    if task.noise.is_table:
+        names = [name for entry in entries for name in entry.frame_names()]
+        stated = iter(read_table(Path(task.noise.source).expanduser(), names))
+        of_file = lambda entry: [task.noise.to_unit(next(stated), scaling) for _ in range(entry.frames)]
+    elif task.noise.is_estimated:
+        of_file = lambda entry: estimate_level_of(scaling.to_unit(_some_frames(entry)), entry.name)
+    else:
+        level = _one_level(task, scaling)
+        of_file = lambda entry: level
+    return {entry.name: np.full(entry.frames, of_file(entry), np.float32) for entry in entries}
+
+
+def _one_level(task, scaling) -> float:
+    """σ in [-1, 1] of all images: what is stated, or that of the training images."""
+    facts = task.model.facts
+    if task.noise.sigma is not None:
+        return task.noise.to_unit(task.noise.sigma, scaling)
+    if not 0 < facts.sigma_tn_min == facts.sigma_tn_max:
+        raise InputError("state the noise of the images: --sigma=…, in units of [-1, 1], or --sigma_from=auto")
+    return facts.sigma_tn_max
+
+
+def _warn_of_level(task, levels: np.ndarray, some: Callable[[], np.ndarray]):
+    """Say so if the one level of all images is not that of their noise, by `some` of them in [-1, 1]."""
+    if task.noise.is_estimated or task.model.facts.scaling.photons or not 0 < levels.min() == levels.max():
+        return
+    if warning := noise_warning(some(), float(levels[0]), name="the noise level σ"):
+        tqdm.write(f"warning: {warning}", file=sys.stderr)
+
+
+def _some_squares(entries: list[Entry], scaling) -> np.ndarray:
+    """[n, side, side, C] in [-1, 1], from files of any size."""
+    side = min(SIDE, *(n for entry in entries for n in entry.shape[:2]))
+    every = [(entry, i) for entry in entries for i in range(entry.frames)]
+    chosen = [every[i] for i in spaced(len(every), FRAMES)]
+    rng = np.random.Generator(np.random.Philox(0))
+    frames = (entry.open().read(i) for entry, i in chosen)
+    squares = [square for frame in frames for square in cut_squares(frame, (side, side), SQUARES // len(chosen), rng)]
+    return scaling.to_unit(np.stack(squares))
 
 
 def _some_frames(entry: Entry) -> np.ndarray:
@@ -216,31 +276,17 @@ def _write(target: Path, found, rows, like: Frames, note):
 def _write_whole(target: Path, frames, like: Frames, note: str):
     """Under another name first: a file that is there is whole."""
     part = target.with_name(f".{target.stem}.part{target.suffix}")
-    write_frames(part, frames, like, note)
+    try:
+        write_frames(part, frames, like, note)
+    except Exception as error:  # libraries of formats raise whatever they like for a header
+        part.unlink(missing_ok=True)
+        raise InputError(f"{target} cannot be written ({error})") from error
     part.replace(target)
 
 
 def _note(task):
     versions = f"tweedie_diffusion {tweedie_diffusion.__version__}, jax {jax.__version__}"
     return f"{versions}, model {digest(task.model)}, seed {task.seed}"
-
-
-def _level_of(task, scaling, entries: Sequence[Entry] = ()) -> Callable[[str, np.ndarray], float]:
-    """(file, its images in [-1, 1]) -> σ in [-1, 1]."""
-    noise, facts = task.noise, task.model.facts
-    to_unit = lambda sigma: float(np.max(scaling.sigma_to_unit(sigma) if noise.units == "data" else sigma))
-    if noise.sigma is not None:
-        level = to_unit(noise.sigma)
-        return lambda name, x_t: level
-    if noise.source == "auto":
-        return lambda name, x_t: estimate_level_of(x_t, name)
-    if noise.source:
-        names = [entry.name for entry in entries]
-        table = dict(zip(names, read_table(Path(noise.source).expanduser(), names), strict=True))
-        return lambda name, x_t: to_unit(table[name])
-    if not 0 < facts.sigma_tn_min == facts.sigma_tn_max:
-        raise InputError("state the noise of the images: --sigma=…, in units of [-1, 1], or --sigma_from=auto")
-    return lambda name, x_t: facts.sigma_tn_max
 
 
 def _targets(source, out, entries, num_samples) -> dict[str, Path]:
@@ -252,6 +298,8 @@ def _targets(source, out, entries, num_samples) -> dict[str, Path]:
     else:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists already: name a new folder for the results")
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"{out} lies in {source}, with which it would be read next time: name a folder elsewhere")
         targets = {e.name: (out / e.name).with_suffix(_written_suffix(Path(e.name))) for e in entries}
     taken: dict[Path, str] = {}
     for name, target in targets.items():
@@ -277,6 +325,11 @@ def _spread(path):
     """NAME.png -> NAME_std.tif, for a PNG holds no floats; other formats do."""
     spread = path.with_stem(f"{path.stem}_std")
     return spread.with_suffix(".tif") if spread.suffix.lower() in PICTURES else spread
+
+
+def _in_words(levels):
+    low, high = f"{levels.min():g}", f"{levels.max():g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _check_new(path):

@@ -44,6 +44,7 @@ class Frames:
         read: index -> [H, W, C] in that dtype, in the byte order of this machine.
         header: what the format keeps beside the pixels, for `write_frames` of the same module.
         ndim: axes of the array in the file, of formats that hold arrays.
+        stated: what else is known of each image that only a file named alone is asked for.
     """
 
     count: int
@@ -52,6 +53,7 @@ class Frames:
     read: Callable[[int], np.ndarray]
     header: Any = None
     ndim: int = 4
+    stated: tuple[str, ...] = ()
 
 
 def open_frames(name: str, source: Source) -> Frames:

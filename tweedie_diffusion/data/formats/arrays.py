@@ -10,6 +10,7 @@ import numpy as np
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.formats import Frames, Source, as_frame, as_stored, opened
 
+STATED = {"sigma_tn", "labels", "train_labels"}  # of each image, read from a single .npz only
 # What NumPy lets through when a file is damaged; RuntimeError: from zipfile, for flags it does not know.
 DAMAGED = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 
@@ -23,22 +24,24 @@ def open_frames(name: str, source: Source) -> Frames:
         arrays = {"images": _mapped(name, source)}
     else:
         arrays = load_arrays(source, name)
-    if set(arrays) & {"sigma_tn", "labels", "train_labels"}:
-        raise InputError(f"{name} states labels or noise, which are read from a single .npz only: name it alone")
     key = pick_key(arrays, name)
     single = _is_npy(name) and arrays[key].ndim == 2
     images = arrays[key][None, ..., None] if single else pick_images(arrays, name)
     if images.ndim != 4 or images.dtype.kind not in "uif":
         raise InputError(f"{name} holds vectors, not images")
     read = lambda i: as_frame(np.array(images[i]))
-    return Frames(len(images), images.shape[1:], images.dtype.newbyteorder("="), read, key, arrays[key].ndim)
+    header, stated = (key, source), tuple(sorted(set(arrays) & STATED))
+    return Frames(
+        len(images), images.shape[1:], images.dtype.newbyteorder("="), read, header, arrays[key].ndim, stated=stated
+    )
 
 
 def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
-    """An .npz with the array of the same name, beside the note; an .npy holds nothing else."""
-    key = like.header or "images"
+    """An .npz with the array of the same name, all others as they were, and the note; an .npy holds nothing else."""
+    key, source = like.header or ("images", None)
     more = {} if _is_npy(path.name) else {"note": np.array(note)}
-    write_arrays(path, {key: as_stored(frames, like.ndim)} | more)
+    others = load_arrays(source, path.name) if source and more else {}
+    write_arrays(path, others | {key: as_stored(frames, like.ndim)} | more)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -34,9 +34,9 @@ def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> Non
         image.header.add_history(note)
         image.writeto(path, overwrite=True)
         return
-    with _first_image(path.name, like.header) as (units, unit):
+    with _first_image(path.name, like.header, uint=False, do_not_scale_image_data=True) as (units, unit):
         header = unit.header.copy()
-        for key in ("CHECKSUM", "DATASUM"):  # of the old pixels
+        for key in ("CHECKSUM", "DATASUM", "BSCALE", "BZERO"):  # of the old pixels
             header.remove(key, ignore_missing=True)
         header.add_history(note)
         kind: Any = fits.PrimaryHDU if units.index(unit) == 0 else fits.ImageHDU  # never compressed: that can lose
@@ -45,9 +45,9 @@ def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> Non
 
 
 @contextmanager
-def _first_image(name, source):
+def _first_image(name, source, **how):
     try:
-        with opened(source) as file, fits.open(file, memmap=False, uint=True) as units:
+        with opened(source) as file, fits.open(file, memmap=False, **how) as units:
             listed: list[Any] = list(units)
             images = [unit for unit in listed if unit.is_image and len(unit.shape) in (2, 3)]
             if not images:

@@ -16,6 +16,7 @@ def open_frames(name: str, source: Source) -> Frames:
     """The images [N, H, W] or [N, H, W, C] of the file, or its one image [H, W]; each is read when asked for."""
     with _tree(name, source) as tree:
         dataset = _choose(name, tree)
+        _check_sources(name, source, dataset)
         shape, dtype = dataset.shape, dataset.dtype.newbyteorder("=")
         place = dataset.name
 
@@ -30,7 +31,7 @@ def open_frames(name: str, source: Source) -> Frames:
 
 
 def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
-    """The same file with other pixels, and a note of what made them; whatever else it holds stays as it was."""
+    """The same file with other pixels, and the attribute `tweedie_diffusion` that says what made them."""
     source, place = like.header or (b"", "images")
     pixels = as_stored(frames, like.ndim)
     if source:
@@ -47,18 +48,29 @@ def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> Non
             dataset.attrs.update(attributes)
         else:
             dataset[...] = pixels
-        dataset.attrs["note"] = note
+        dataset.attrs["tweedie_diffusion"] = note
 
 
 @contextmanager
 def _tree(name, source):
     try:
-        with opened(source) as file, h5py.File(file, "r") as tree:
+        with h5py.File(source if isinstance(source, Path) else opened(source), "r") as tree:
             yield tree
     except InputError:
         raise
     except Exception as error:  # of damaged files: OSError, RuntimeError, ValueError, KeyError
         raise InputError(f"{name} is not a readable HDF5 file ({error})") from error
+
+
+def _check_sources(name, source, dataset):
+    """HDF5 shows zeros for files of a virtual data set that it does not find."""
+    if not dataset.is_virtual:
+        return
+    if not isinstance(source, Path):
+        raise InputError(f"{name} shows the pixels of other files, which an archive cannot: unpack it")
+    for part in dataset.virtual_sources():
+        if part.file_name != "." and "%" not in part.file_name and not (source.parent / part.file_name).is_file():
+            raise InputError(f"{name} shows the pixels of {part.file_name}, which is not there")
 
 
 def _choose(name, tree):

@@ -12,6 +12,7 @@ from mrcfile.mrcinterpreter import MrcInterpreter
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.formats import Frames, Source, as_frame, as_stored, opened
 
+AXES = ("cellb", "mapc", "mapr", "maps")  # the angles of the cell, and which axis is which
 LABEL, LABELS = 80, 10  # characters of one, and how many, says the format
 
 
@@ -26,6 +27,7 @@ def open_frames(name: str, source: Source) -> Frames:
             "start": mrc.nstart.copy(),
             "labels": mrc.get_labels(),
             "stack": mrc.is_image_stack(),
+            "axes": [fields[name].copy() for name in AXES],
             "extended": (fields.exttyp.copy(), np.array(mrc.extended_header)),
         }
     if len(shape) not in (2, 3) or dtype.kind not in "uif":
@@ -51,6 +53,8 @@ def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> Non
             written.voxel_size = like.header["voxel_size"]
             written.nstart = like.header["start"]
             fields.origin = like.header["origin"]
+            for name, value in zip(AXES, like.header["axes"], strict=True):
+                fields[name] = value
             fields.exttyp, extended = like.header["extended"]
             written.set_extended_header(extended)
             labels = like.header["labels"][: LABELS - len(labels)] + labels

@@ -19,7 +19,8 @@ EMPTY = 4  # places of an image
 EMPTIER = 0.5  # times the variance of most places
 FEWEST, FEWEST_PATCHES = 50, 200  # images whose places, and patches whose directions are compared
 SIGMAS = 2.0  # standard errors to either side of the interval
-SLACK_ABOVE, SLACK_BELOW = 1.03, 0.95  # a stated level over the ends of the interval that passes
+ALIKE = 0.02  # of σ, by which the interval reaches further down: detail may be alike in all of the emptiest directions
+SLACK_ABOVE, SLACK_BELOW = 1.03, 0.97  # a stated level over the ends of the interval that passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _emptiest(one, other, independent, source):
     # Where the emptiest directions differ in variance by more than chance, the emptiest may hold as much signal.
     chance = SIGMAS * tail[0] * 2 / independent**0.5
     hidden = max(tail[-1] - tail[0] - chance, 0.0)
-    low = max(tail[0] - hidden, 0.0) ** 0.5 - error
+    low = max(tail[0] - hidden, 0.0) ** 0.5 - error - ALIKE * sigma
     return NoiseEstimate(float(sigma), float(max(low, 0.0)), float(sigma + error), source)
 
 
@@ -164,5 +165,5 @@ def _empty_places(one, other):
     variance, wider = (np.mean([m[:count].mean() for m in measured]) for count in (EMPTY, 2 * EMPTY))
     sigma = float(variance**0.5)
     error = SIGMAS * sigma / (2 * EMPTY * (len(one) + len(other))) ** 0.5
-    low = max(2 * variance - max(wider, variance), 0.0) ** 0.5 - error
+    low = max(2 * variance - max(wider, variance), 0.0) ** 0.5 - error - ALIKE * sigma
     return NoiseEstimate(sigma, float(max(low, 0.0)), sigma + error, f"the {EMPTY} emptiest places")

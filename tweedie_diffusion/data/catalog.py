@@ -121,7 +121,8 @@ def other_kinds(source: str) -> Counter:
     """Suffixes of the files of a folder that are no images, and how many there are of each."""
     path = Path(source).expanduser()
     files = _walk(path) if path.is_dir() else ()
-    return Counter(file.suffix for file in files if not file.name.startswith(".") and not _is_taken(file))
+    shown = (name for file in files if not (name := os.path.basename(file)).startswith("."))
+    return Counter(os.path.splitext(name)[1] for name in shown if not _is_taken(name))
 
 
 def _readable(entry):
@@ -136,11 +137,12 @@ def _identity(entry):
 
 
 def _is_archive(path):
-    return path.suffix.lower() == ".tar"
+    return os.fspath(path).lower().endswith(".tar")
 
 
-def _is_taken(path):
-    return _is_archive(path) or is_image(path.name)
+def _is_taken(path: str) -> bool:
+    name = os.path.basename(path)
+    return not name.startswith(".") and (_is_archive(name) or is_image(name))
 
 
 def _is_pattern(source):
@@ -148,13 +150,13 @@ def _is_pattern(source):
 
 
 def _find(source: str) -> Iterator[Entry]:
-    path = Path(source).expanduser()
+    path = Path(os.path.abspath(Path(source).expanduser()))
     if path.is_dir():
         yield from _entries(path, _walk(path))
     elif path.is_file():
-        yield from _entries(path.parent, [path])
+        yield from _entries(path.parent, [str(path)])
     elif _is_pattern(source):
-        parts = Path(os.path.abspath(path)).parts
+        parts = path.parts
         root = Path(*itertools.takewhile(lambda part: not any(c in part for c in "*?["), parts))
         yield from _entries(root, _walk(root, parts[len(root.parts) :]))
     else:
@@ -177,8 +179,8 @@ def _leads_on(names: Sequence[str], parts: Sequence[str]) -> bool:
     return fnmatch.fnmatchcase(names[0], parts[0]) and _leads_on(names[1:], parts[1:])
 
 
-def _walk(root: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
-    """The files below a folder that match a pattern. Links are followed, each folder is entered once, and one that
+def _walk(root: Path, parts: Sequence[str] = ()) -> Iterator[str]:
+    """The paths of the files below a folder that match a pattern. Links are followed, each folder is entered once, and one that
     cannot be is an error.
     """
 
@@ -193,16 +195,18 @@ def _walk(root: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
             continue
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and _leads_on((*inside, name), parts))
-        yield from (Path(folder) / name for name in names if _matches((*inside, name), parts))
+        yield from (f"{folder.rstrip(os.sep)}{os.sep}{name}" for name in names if _matches((*inside, name), parts))
 
 
-def _entries(root: Path, paths: Iterable[Path]) -> Iterator[Entry]:
+def _entries(root: Path, paths: Iterable[str]) -> Iterator[Entry]:
+    """Of files below an absolute folder; by text alone, for there may be very many."""
+    above = len(str(root).rstrip(os.sep)) + 1
     for path in paths:
-        if path.name.startswith(".") or not _is_taken(path):
+        if not _is_taken(path):
             continue
-        name = os.path.relpath(path, root)
+        name = path[above:]
         try:
-            status = path.stat()
+            status = os.stat(path)
         except OSError as error:  # a link to nowhere, or to itself
             yield _unusable(name, path, f"{name} cannot be read: {error.strerror}")
             continue
@@ -211,16 +215,16 @@ def _entries(root: Path, paths: Iterable[Path]) -> Iterator[Entry]:
         elif _is_archive(path):
             yield from _members(name, path)
         else:
-            yield Entry(name, os.path.abspath(path), -1, status.st_size, status.st_mtime_ns)
+            yield Entry(name, path, -1, status.st_size, status.st_mtime_ns)
 
 
 def _unusable(name, path, why):
-    return Entry(name, str(path), -1, 0, 0, digest="-", error=why)
+    return Entry(name, path, -1, 0, 0, digest="-", error=why)
 
 
-def _members(name: str, path: Path) -> Iterator[Entry]:
+def _members(name: str, path: str) -> Iterator[Entry]:
     """The images of an archive, by their place in it: tar keeps them whole, so that each can be read alone."""
-    absolute, mtime_ns = os.path.abspath(path), path.stat().st_mtime_ns
+    mtime_ns = os.stat(path).st_mtime_ns
     seen = set()
     try:
         with tarfile.open(path, "r:") as archive:
@@ -233,7 +237,7 @@ def _members(name: str, path: Path) -> Iterator[Entry]:
                 elif inside in seen:
                     yield _unusable(full, path, f"{full} is in its archive twice")
                 else:
-                    yield Entry(full, absolute, member.offset_data, member.size, mtime_ns)
+                    yield Entry(full, path, member.offset_data, member.size, mtime_ns)
                 seen.add(inside)
     except (tarfile.TarError, OSError) as error:
         yield _unusable(name, path, f"{name} is not a readable, uncompressed tar archive ({error})")

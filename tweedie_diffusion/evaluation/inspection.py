@@ -204,10 +204,11 @@ def in_words(found: Inspection) -> str:
     channels, dtype = found.kinds.most_common(1)[0][0]
     (height, width), _ = found.sizes.most_common(1)[0]
     size = f"{height}×{width}" + (f" and {len(found.sizes) - 1} other sizes" if len(found.sizes) > 1 else "")
-    many = f"{found.frames} images" + (f" in {found.files} files" if found.frames != found.files else "")
+    many = _counted(found.frames, "image")
+    many += f" in {_counted(found.files, 'file')}" if found.frames != found.files else ""
     lines = [
         f"{found.source}",
-        f"  {many}, {size}, {channels} channel{'s' if channels > 1 else ''} of {dtype}",
+        f"  {many}, {size}, {_counted(channels, 'channel')} of {dtype}",
         f"  values from {found.low:g} to {found.high:g} in steps of {found.step:g}",
     ]
     lines += [f"  unusable: {why}" for _, why in (*found.unreadable, *found.odd)]
@@ -228,6 +229,10 @@ def in_words(found: Inspection) -> str:
     flags = (shlex.quote(f"--config.{name}={value}") for name, value in settings.items())
     lines += ["", "Or train at once, in a checkout of the repository (on a CPU with configs/folder_noisy.py:quick):"]
     return "\n".join([*lines, " \\\n    ".join([f"  {command}", *flags])])
+
+
+def _counted(number, what):
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _noise_lines(found):

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -76,7 +77,7 @@ def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> Non
 
 def is_image(name: str) -> bool:
     """Whether the suffix is of a format that can be read."""
-    return Path(name).suffix.lower() in MODULES
+    return os.path.splitext(name)[1].lower() in MODULES
 
 
 def module_of(name: str) -> Any:

@@ -180,8 +180,8 @@ def _leads_on(names: Sequence[str], parts: Sequence[str]) -> bool:
 
 
 def _walk(root: Path, parts: Sequence[str] = ()) -> Iterator[str]:
-    """The paths of the files below a folder that match a pattern. Links are followed, each folder is entered once, and one that
-    cannot be is an error.
+    """Paths of the files below a folder that match a pattern. Links are followed, each folder is entered once, and one
+    that cannot be is an error.
     """
 
     def refuse(error):

@@ -57,7 +57,7 @@ def open_frames(name: str, source: Source) -> Frames:
         try:
             with opened(source) as file, tifffile.TiffFile(file) as tiff:
                 tiff.filehandle.seek(places[index])  # by its number, it would be looked for from the first page on
-                return _channels_last(tifffile.TiffPage(tiff, index).asarray(), planar)
+                return _channels_last(tifffile.TiffPage(tiff, int(index)).asarray(), planar)
         except Exception as error:
             raise InputError(f"{name} is damaged at page {index} ({error})") from error
 

@@ -17,12 +17,14 @@ def open_frames(name: str, source: Source) -> Frames:
         shape = unit.shape
         if "BLANK" in unit.header:
             raise InputError(f"{name} marks pixels as BLANK, which are no measurements: fill or crop them")
+        first = as_frame(np.asarray(unit.section[0] if len(shape) == 3 else unit.section[:, :]))
 
     def read(index: int) -> np.ndarray:
+        if index == 0:
+            return first
         with _first_image(name, source) as (_, unit):
-            return as_frame(np.asarray(unit.section[index] if len(shape) == 3 else unit.section[:, :]))
+            return as_frame(np.asarray(unit.section[index]))
 
-    first = read(0)
     return Frames(shape[0] if len(shape) == 3 else 1, first.shape, first.dtype, read, source)
 
 

@@ -18,12 +18,14 @@ def open_frames(name: str, source: Source) -> Frames:
         dataset = _choose(name, tree)
         _check_sources(name, source, dataset)
         shape, dtype = dataset.shape, dataset.dtype.newbyteorder("=")
-        place = dataset.name
+        place, first = dataset.name, as_frame(dataset[0] if len(shape) > 2 else dataset[()])
 
     def read(index: int) -> np.ndarray:
+        if index == 0:
+            return first
         with _tree(name, source) as tree:
             dataset: Any = tree[place]
-            return as_frame(dataset[index] if len(shape) > 2 else dataset[()])
+            return as_frame(dataset[index])
 
     one = shape[1:] if len(shape) > 2 else shape
     count = shape[0] if len(shape) > 2 else 1

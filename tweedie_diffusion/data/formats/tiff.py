@@ -41,19 +41,14 @@ def open_frames(name: str, source: Source) -> Frames:
                 raise InputError(f"{name} has transparency, which has no noise model: save it without")
             planar = first.axes == "SYX"
             places, frame = [page.offset for page in pages], _channels_last(first.asarray(), planar)
-            header = {tag: first.tags[tag].value for tag in KEPT if tag in first.tags}
-            header["tags"] = [kept for tag in first.tags if (kept := _kept(tag))]
-            if "IJMetadata" in first.tags:
-                header["tags"] += tifffile.imagej_metadata_tag(first.tags["IJMetadata"].value, "<")
-            header["descriptions"] = [_description(page) for page in (pages if _description(pages[-1]) else pages[:1])]
-            header["compression"] = first.compression if first.compression in LOSSLESS else "zlib"
-            header["photometric"] = first.photometric
     except InputError:
         raise
     except Exception as error:  # what decodes damaged pages raises whatever it likes
         raise InputError(f"{name} is not a readable TIFF ({error})") from error
 
     def read(index: int) -> np.ndarray:
+        if index == 0:
+            return frame
         try:
             with opened(source) as file, tifffile.TiffFile(file) as tiff:
                 tiff.filehandle.seek(places[index])  # by its number, it would be looked for from the first page on
@@ -61,12 +56,12 @@ def open_frames(name: str, source: Source) -> Frames:
         except Exception as error:
             raise InputError(f"{name} is damaged at page {index} ({error})") from error
 
-    return Frames(len(places), frame.shape, frame.dtype, read, header)
+    return Frames(len(places), frame.shape, frame.dtype, read, source)
 
 
 def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
     """A TIFF with a page a frame, the same resolution, texts, private tags and compression; software is the note."""
-    header = like.header or {}
+    header = _header(like.header) if like.header else {}
     pages = frames[..., 0] if frames.shape[-1] == 1 else frames
     descriptions = header.get("descriptions", [])
     photometric = header.get("photometric", "rgb" if frames.shape[-1] == 3 else "minisblack")
@@ -89,6 +84,21 @@ def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> Non
         for n, (part, *text) in enumerate(parts):
             description, tags = "".join(text).encode() or None, [] if n else header.get("tags", [])
             written.write(part, description=description, extratags=tags, **settings)
+
+
+def _header(source: Source) -> dict[str, Any]:
+    """What is written back beside the pixels."""
+    with opened(source) as file, tifffile.TiffFile(file) as tiff:
+        pages = tiff.pages
+        first: Any = pages[0]
+        header = {tag: first.tags[tag].value for tag in KEPT if tag in first.tags}
+        header["tags"] = [kept for tag in first.tags if (kept := _kept(tag))]
+        if "IJMetadata" in first.tags:
+            header["tags"] += tifffile.imagej_metadata_tag(first.tags["IJMetadata"].value, "<")
+        header["descriptions"] = [_description(page) for page in (pages if _description(pages[-1]) else pages[:1])]
+        header["compression"] = first.compression if first.compression in LOSSLESS else "zlib"
+        header["photometric"] = first.photometric
+    return header
 
 
 def _check_whole(name, tiff):

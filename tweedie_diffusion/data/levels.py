@@ -9,9 +9,7 @@ import numpy as np
 from tweedie_diffusion.data.errors import BadFiles, InputError
 from tweedie_diffusion.data.flat_patches import cut_squares
 from tweedie_diffusion.data.noise import estimate_sigma
-from tweedie_diffusion.data.noise_law import find_noise_law
 from tweedie_diffusion.data.sources import Images, spaced
-from tweedie_diffusion.data.verdicts import HOLDS, VERDICTS, judge
 
 MOST_IMAGES, MOST_VALUES, SIDE = 2048, 2**24, 128  # looked at to estimate a level: how many, and squares of which side
 FEW, SQUARE = 64, 32  # images, and the side of the squares that fewer are cut into, several of each
@@ -70,6 +68,9 @@ def estimate_level(images: Images) -> float:
     Raises:
         InputError: if they are too few or too small, or their noise is not of one level, or not white.
     """
+    from tweedie_diffusion.data.noise_law import find_noise_law  # two seconds of SciPy that few runs need
+    from tweedie_diffusion.data.verdicts import HOLDS, VERDICTS, judge
+
     stored = sample_squares(images)
     if stored.ndim == 2:
         found, verdict = estimate_sigma(stored), HOLDS

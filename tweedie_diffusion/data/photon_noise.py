@@ -9,7 +9,7 @@ itself (Mäkitalo and Foi, IEEE TIP 20 and 22).
 import dataclasses
 
 import numpy as np
-from scipy import stats
+from scipy.special import gammaln, xlogy
 
 GRID = 400  # counts λ at which the mean of the transform is tabulated
 MANY = 200.0  # photons, from which on its expansion is exact to float32
@@ -62,4 +62,5 @@ class PhotonNoise:
         nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
         z = self.gain * counts[:, None] + self.offset + self.read * nodes
         mean = self.stabilise(z) @ (weights / weights.sum())
-        return photons, stats.poisson.pmf(counts[None], photons[:, None]) @ mean
+        log_poisson = xlogy(counts[None], photons[:, None]) - photons[:, None] - gammaln(counts[None] + 1)
+        return photons, np.exp(log_poisson) @ mean

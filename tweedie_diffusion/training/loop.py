@@ -183,7 +183,7 @@ def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimi
         _stop_requests() as stop_requested,  # first, so that a run that shows itself can be stopped
         Metrics(workdir, start=first, total=training.steps, batch_size=training.batch_size) as metrics,
     ):
-        for warning in data_warnings(dataset):
+        for warning in () if first else data_warnings(dataset):  # a run that goes on has said them
             metrics.say(f"warning: {warning}")
         for step in range(first, training.steps):
             if terms != (terms := terms_at(config, step)):

@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import truncnorm
 
 from tweedie_diffusion.diffusion.corruption import add_noise
 from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, denoising_loss, edm_weight
@@ -46,6 +45,8 @@ def ambient_term(
 
 def log_normal_law(ambient: Config):
     """The same law on the host, for batches that draw σ_t before the image: (uniform [B], least level) -> σ_t [B]."""
+
+    from scipy.stats import truncnorm  # two seconds that few runs need
 
     def law(uniform: np.ndarray, sigma_min: float) -> np.ndarray:
         bounds = (np.log([max(sigma_min, 1e-12), ambient.sigma_max]) - ambient.p_mean) / ambient.p_std

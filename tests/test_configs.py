@@ -62,7 +62,7 @@ def test_the_full_networks_are_as_large_as_those_of_edm(name, millions):
     assert num_weights(name) == pytest.approx(millions * 1e6, rel=0.1)  # EDM, DDPM++ for 32×32 and 64×64
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "imagenet64_noisy"])  # made small, it is CelebA's
 def test_a_config_trains_two_steps_on_small_data(name, tmp_path, rng, monkeypatch):
     """Every term from the first step; all else as the config says, on a narrow network."""
     monkeypatch.setattr(loop, "write_results", lambda *_: None)

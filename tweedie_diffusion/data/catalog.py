@@ -61,9 +61,9 @@ class Entry:
             archive.seek(self.offset)
             return archive.read(self.size)
 
-    def frame_names(self) -> list[str]:
-        """What its frames are called: as the file, and by their number if there are several."""
-        return [self.name] if self.frames == 1 else [f"{self.name}:{i}" for i in range(self.frames)]
+    def frame_name(self, frame: int) -> str:
+        """What a frame is called: as the file, and by its number if there are several."""
+        return self.name if self.frames == 1 else f"{self.name}:{frame}"
 
     def open(self) -> Frames:
         """Its frames."""

@@ -51,8 +51,7 @@ class FrameFiles:
     def name(self, index: int) -> str:
         """Of the frame: that of its file, and its number if there are several."""
         file, frame = self.place(index)
-        entry = self.entries[file]
-        return entry.name if entry.frames == 1 else f"{entry.name}:{frame}"
+        return self.entries[file].frame_name(frame)
 
     def read(self, index: int) -> np.ndarray:
         """[H, W, C] as stored."""

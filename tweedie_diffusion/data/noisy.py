@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.sources import Images
+from tweedie_diffusion.data.sources import Images, spaced
 from tweedie_diffusion.diffusion.corruption import corrupt_example, corrupt_examples
 from tweedie_diffusion.diffusion.rows import purpose_key
 
@@ -177,7 +177,7 @@ def estimate_sigma_data(noisy: NoisyImages, num_images: int = 4096) -> float:
     Raises:
         InputError: if the stated noise is more than the whole variance of the images.
     """
-    chosen = np.unique(np.linspace(0, len(noisy) - 1, min(num_images, len(noisy))).astype(int))
+    chosen = spaced(len(noisy), num_images)
     noise_variance = float(np.mean(np.square(noisy.sigma_tn[chosen].astype(np.float64))))
     # A few at a time: large images would not all fit.
     parts = (noisy.rows(rows)["x_tn"] for rows in np.array_split(chosen, -(-len(chosen) // CHUNK)))

@@ -48,10 +48,8 @@ def noise_curve(x: np.ndarray, *, seed: int = 0) -> NoiseCurve:
         seed: of the patches looked at.
     """
     windows = sample_windows(x, most=MAX_WINDOWS, seed=seed)
-    brightness = windows.ring.mean(axis=1)
-    edges = np.unique(np.quantile(brightness, np.linspace(0, 1, BINS + 1)))
-    bins = np.clip(np.searchsorted(edges, brightness, side="right") - 1, 0, max(len(edges) - 2, 0))
-    parts = (windows.part(np.flatnonzero(bins == k)) for k in range(len(edges) - 1))
+    bins, count = _equally_full_bins(windows.ring.mean(axis=1))
+    parts = (windows.part(np.flatnonzero(bins == k)) for k in range(count))
     points = [point for part in parts for point in _points(part)]
     pixels = x.reshape(len(x), -1)
     if len(pixels) >= 8 * pixels.shape[1]:
@@ -67,11 +65,10 @@ def repeats_curve(first: np.ndarray, second: np.ndarray) -> NoiseCurve:
     difference = (second.astype(np.float64) - first) / 2**0.5
     # By the pixel's own mean: given the sum of two counts n, their difference has the variance n, as it should.
     brightness = (first.astype(np.float64) + second) / 2
-    edges = np.unique(np.quantile(brightness, np.linspace(0, 1, BINS + 1)))
-    bins = np.clip(np.searchsorted(edges, brightness, side="right") - 1, 0, max(len(edges) - 2, 0))
+    bins, count = _equally_full_bins(brightness)
     neighbours = difference[:, :, :-1] * difference[:, :, 1:]
     rows = []
-    for k in range(len(edges) - 1):
+    for k in range(count):
         inside = bins == k
         squares = np.square(difference[inside])
         error = squares.std() / len(squares) ** 0.5
@@ -122,6 +119,12 @@ def grows(photons: PhotonNoise, curve: NoiseCurve) -> bool:
     least = curve.variance - 2 * curve.error - curve.hidden
     least_next = curve.variance - 2 * curve.error - curve.hidden_next
     return bool((met & ((least > GROWTH * dark) | (least_next > LARGE_GROWTH * dark))).any())
+
+
+def _equally_full_bins(brightness):
+    """The bin of each, and how many bins there are: fewer than BINS where many are alike."""
+    edges = np.unique(np.quantile(brightness, np.linspace(0, 1, BINS + 1)))
+    return np.clip(np.searchsorted(edges, brightness, side="right") - 1, 0, max(len(edges) - 2, 0)), len(edges) - 1
 
 
 def _points(windows: Windows):

@@ -19,7 +19,7 @@ from tweedie_diffusion.data.files import check_output, read_stored, scaling_for
 from tweedie_diffusion.data.flat_patches import cut_squares
 from tweedie_diffusion.data.formats import Frames, write_frames
 from tweedie_diffusion.data.formats.arrays import write_arrays
-from tweedie_diffusion.data.image_files import sift
+from tweedie_diffusion.data.image_files import FrameFiles, sift
 from tweedie_diffusion.data.levels import estimate_level_of, read_table
 from tweedie_diffusion.data.noise import noise_warning
 from tweedie_diffusion.data.scaling import Scaling
@@ -197,7 +197,7 @@ def _denoise_frames(task, opened: Sequence[Frames], levels, scaling, indices) ->
 def _levels_of_files(task, scaling, entries: list[Entry]) -> dict[str, np.ndarray]:
     """The levels [frames] of every file, all of them before anything is written."""
     if task.noise.is_table:
-        names = [name for entry in entries for name in entry.frame_names()]
+        names = [entry.frame_name(i) for entry in entries for i in range(entry.frames)]
         stated = iter(read_table(Path(task.noise.source).expanduser(), names))
         of_file = lambda entry: [task.noise.to_unit(next(stated), scaling) for _ in range(entry.frames)]
     elif task.noise.is_estimated:
@@ -229,10 +229,9 @@ def _warn_of_level(task, levels: np.ndarray, some: Callable[[], np.ndarray]):
 def _some_squares(entries: list[Entry], scaling) -> np.ndarray:
     """[n, side, side, C] in [-1, 1], from files of any size."""
     side = min(SIDE, *(n for entry in entries for n in entry.shape[:2]))
-    every = [(entry, i) for entry in entries for i in range(entry.frames)]
-    chosen = [every[i] for i in spaced(len(every), FRAMES)]
-    rng = np.random.Generator(np.random.Philox(0))
-    frames = (entry.open().read(i) for entry, i in chosen)
+    files, rng = FrameFiles(entries, []), np.random.Generator(np.random.Philox(0))
+    chosen = spaced(len(files), FRAMES)
+    frames = (files.read(int(i)) for i in chosen)
     squares = [square for frame in frames for square in cut_squares(frame, (side, side), SQUARES // len(chosen), rng)]
     return scaling.to_unit(np.stack(squares))
 

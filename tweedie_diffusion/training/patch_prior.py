@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import NoisyImages
+from tweedie_diffusion.data.sources import spaced
 from tweedie_diffusion.diffusion.corruption import add_noise
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.models.patch_mixture import PatchMixture, fit_patch_mixture
@@ -69,7 +70,7 @@ def mixture_of(noisy: NoisyImages, model: Config, seed: int) -> PatchMixture:
     levels = noisy.sigma_tn
     usable = np.flatnonzero(levels <= np.quantile(levels, 0.5, method="higher"))
     most = max(MAX_BYTES // noisy[0]["x_tn"].nbytes, 1)
-    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, min(len(usable), most)).astype(int))]
+    chosen = usable[spaced(len(usable), most)]
     sigma_tn = float(levels[chosen].max())
     x_tn = noisy.rows(chosen)["x_tn"]
     cleaner = np.flatnonzero(levels[chosen] < sigma_tn)

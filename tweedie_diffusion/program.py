@@ -1,12 +1,16 @@
 """How every program starts and fails: flags, the compilation cache, one-line errors with exit code 2."""
 
+import contextlib
 import ctypes
 import logging as standard_logging
 import os
 import re
+import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -14,7 +18,7 @@ from absl import app, flags, logging
 from tweedie_diffusion.data.errors import InputError
 
 USER_ERROR = 2
-INTERRUPTED = 130
+SIGNALLED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -35,9 +39,16 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         for line in getattr(error, "lines", ()):
             print(" ", line, file=sys.stderr)
         sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        leave(stop)
+
+
+def leave(stop: KeyboardInterrupt) -> NoReturn:
+    """Say where the program stopped and how to go on, and end the process: on any thread, whatever the others do."""
+    again = shlex.join([Path(sys.executable).name, "-m", f"tweedie_diffusion.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    with contextlib.suppress(OSError):  # the reader of a pipe may be gone
+        print(f"\n{stop or 'interrupted'}. Go on with:\n  {again}", flush=True)
+    os._exit(SIGNALLED + getattr(stop, "number", signal.SIGINT))
 
 
 def _parse() -> list[str]:

@@ -33,8 +33,9 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.evaluation.curves import denoising_curve
 from tweedie_diffusion.training.config import Config, default_config, flatten
+from tweedie_diffusion.training.guard import Diverged
 from tweedie_diffusion.training.health import data_warnings
-from tweedie_diffusion.training.loop import Diverged, Stopped, open_data, train
+from tweedie_diffusion.training.loop import open_data, train
 from tweedie_diffusion.training.trained import TrainedModel, load_run
 
 _STUDY = flags.DEFINE_enum("study", None, sorted(STUDIES), "Which data.", required=True)
@@ -232,13 +233,9 @@ def _provenance():
     return {"commit": commit, "hardware": hardware, "date": str(date.today())}
 
 
-def main(arguments: list[str]) -> int | None:
+def main(arguments: list[str]) -> None:
     """Run the study of --study."""
-    try:
-        run_study(STUDIES[_STUDY.value])
-    except Stopped as stop:
-        print(f"{stop}. The same command goes on from there.")
-        return program.INTERRUPTED
+    run_study(STUDIES[_STUDY.value])
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 def leave(stop: KeyboardInterrupt) -> NoReturn:
     """Say where the program stopped and how to go on, and end the process: on any thread, whatever the others do."""
-    again = shlex.join([Path(sys.executable).name, "-m", f"tweedie_diffusion.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    module = getattr(sys.modules["__main__"].__spec__, "name", None)
+    program = ["-m", module] if module else [sys.argv[0]]
+    again = shlex.join([Path(sys.executable).name, *program, *sys.argv[1:]])
     with contextlib.suppress(OSError):  # the reader of a pipe may be gone
         print(f"\n{stop or 'interrupted'}. Go on with:\n  {again}", flush=True)
     os._exit(SIGNALLED + getattr(stop, "number", signal.SIGINT))

@@ -5,7 +5,7 @@ from experiments.exactness import digest, train_row
 from experiments.roads import ADSM, CLEAN
 from experiments.studies import STUDIES
 from tweedie_diffusion.training.config import default_config, flatten
-from tweedie_diffusion.training.loop import Diverged
+from tweedie_diffusion.training.guard import Diverged
 
 
 @pytest.mark.parametrize(("weight", "same"), [(0.0, True), (4.0, False)])

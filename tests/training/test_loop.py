@@ -10,7 +10,8 @@ import pytest
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training import loop
 from tweedie_diffusion.training.checkpoints import Checkpoints
-from tweedie_diffusion.training.loop import Stopped, train
+from tweedie_diffusion.training.loop import train
+from tweedie_diffusion.training.stopping import Stopped
 from tweedie_diffusion.training.trained import load_run
 
 

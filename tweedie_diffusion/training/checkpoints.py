@@ -1,19 +1,36 @@
-"""Checkpoints of the train state, by Orbax: arrays only, written beside the run, atomic."""
+"""Checkpoints of the train state: Orbax arrays, sealed by a manifest, put in place by one rename."""
 
+import contextlib
 import math
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
 
+from tweedie_diffusion.data.errors import BadFiles, InputError
+from tweedie_diffusion.training.durable import sync_directory
+from tweedie_diffusion.training.manifest import Damaged, read_sealed, verify, write_manifest, write_sealed
+from tweedie_diffusion.training.processes import on_first_process, place
 from tweedie_diffusion.training.step import TrainState, make_mesh
 
-managers = ocp.checkpoint_managers
+# checkpoints/STEP/state/          Orbax
+# checkpoints/STEP/manifest.json   SHA-256 of the files of state
+# checkpoints/STEP/score.json      written later: what held-out images say of it
+# checkpoints/.saving-STEP         not whole yet;  .removing-STEP  not whole any more: removed at the next start
+# checkpoints/STEP.damaged         found so, and never read again;  STEP.set_aside  by --start_over
 WORSE = 0.2  # of the least score, above it
 LEAST_SCORE = 0.05  # a smaller one is taken for this: near 0 it says little, and with σ_tn overstated it is below 0
+
+
+class SaveFailed(InputError):  # noqa: N818
+    """A state could not be written."""
 
 
 class Checkpoints:
@@ -24,80 +41,238 @@ class Checkpoints:
 
         `keep` None opens them for reading only.
         """
-        score = {"best_fn": lambda metrics: metrics["score"], "best_mode": "min"}  # without it none is written or read
-        best = managers.BestN(get_metric_fn=score["best_fn"], reverse=True, n=1, keep_checkpoints_without_metrics=False)
-        options = (
-            ocp.CheckpointManagerOptions(read_only=True, **score)
-            if keep is None
-            else ocp.CheckpointManagerOptions(
-                preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
-                cleanup_tmp_directories=True,
-                **score,
-            )
-        )
-        self._manager = ocp.CheckpointManager(epath.Path(directory(workdir)), options=options)
+        self.folder, self._keep = directory(workdir), keep
+        self._thread: threading.Thread | None = None
+        self._failed: SaveFailed | None = None
+        if keep is not None and on_first_process():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for unfinished in [*self.folder.glob(".saving-*"), *self.folder.glob(".removing-*")]:
+                shutil.rmtree(unfinished)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception):
-        self._manager.close()
+    def __exit__(self, kind, error, trace):
+        if error is None:
+            self.wait()
+        else:  # that error is the one to tell
+            with contextlib.suppress(SaveFailed):
+                self.wait()
+
+    def steps(self) -> list[int]:
+        """Of the complete checkpoints, in order."""
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
-    def best_step(self) -> int | None:
+    def best_step(self, apart_from: Iterable[int] = ()) -> int | None:
         """The step of least score; the newest if none was scored."""
-        scores = self._scores()
-        return min(scores, key=lambda step: (scores[step], -step)) if scores else self.latest_step()
+        scores = {step: score for step, score in self.scores().items() if step not in apart_from}
+        if scores:
+            return min(scores, key=lambda step: (scores[step], -step))
+        return max(set(self.steps()) - set(apart_from), default=None)
 
     def better_step(self, score: float) -> int | None:
         """The step of least score if `score` is a fifth above that, as when a model learns its noisy images by heart;
         else None.
         """
-        least = min(self._scores().values(), default=math.inf)
+        least = min(self.scores().values(), default=math.inf)
         return self.best_step() if score - least > WORSE * max(abs(least), LEAST_SCORE) else None
 
-    def model_step(self) -> int | None:
+    def model_step(self, apart_from: Iterable[int] = ()) -> int | None:
         """The step whose model is used: the newest, or the `better_step` of the newest score."""
-        scores = self._scores()
-        return (self.better_step(scores[max(scores)]) if scores else None) or self.latest_step()
+        scores = {step: score for step, score in self.scores().items() if step not in apart_from}
+        newest = max(set(self.steps()) - set(apart_from), default=None)
+        better = self.better_step(scores[max(scores)]) if scores else None
+        return newest if better is None or better in apart_from else better
 
-    def _scores(self) -> dict[int, float]:
-        self._manager.wait_until_finished()  # a score is read from the disk
-        metrics = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
-        return {step: found["score"] for step, found in metrics.items() if found}
+    def scores(self) -> dict[int, float]:
+        """The scores of those that have one."""
+        self.wait()
+        return self._scores()
 
-    def save(self, state: TrainState, health: dict[str, float] | None = None) -> None:
-        """Write the state, and the score of `health`, in the background; a step that is there already is left alone."""
+    def save(self, state: TrainState) -> None:
+        """Write the state in the background; a step that is there already is left alone.
+
+        Raises:
+            SaveFailed: if the save before this one failed.
+        """
+        self.wait()
         step = int(state.step)
-        if step not in self._manager.all_steps():
-            metrics = {"score": _finite_or_worst(health["score"])} if health else None
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        if on_first_process() and step not in self.steps():
+            host = jax.tree.map(lambda x: np.array(x.addressable_data(0)), state)  # a copy: the next step reuses it
+            self._thread = threading.Thread(target=self._write, args=(step, host), name=f"save {step}")
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the save in the background.
+
+        Raises:
+            SaveFailed: if it failed.
+        """
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join()
+            self._thread = None
+        if self._failed:
+            raise self._failed
+
+    def score(self, step: int, score: float | None) -> None:
+        """Record what held-out images say of a saved step: the least is the best; None if they say nothing."""
+        self.wait()
+        if on_first_process() and step in self.steps():
+            value = {} if score is None else {"score": score if math.isfinite(score) else math.inf}
+            write_sealed(self._path(step) / "score.json", value)
+            self._prune()
+
+    def is_scored(self, step: int) -> bool:
+        """Whether `score` was called for a saved step."""
+        return (self._path(step) / "score.json").is_file()
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
-        """The state saved at `step`, of the structure of `like` (arrays or shapes), on every device of `mesh`."""
-        replicated = NamedSharding(mesh, PartitionSpec())
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), like)
-        state: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        return state
+        """The state saved at `step`, of the structure of `like` (arrays or shapes), on every device of `mesh`.
+
+        Raises:
+            Damaged: if a file of it is not what was written.
+            InputError: if the state has another structure.
+        """
+        path = self._path(step)
+        try:
+            verify(path)
+            if self.is_scored(step):
+                read_sealed(path / "score.json")
+        except OSError as error:
+            raise Damaged(f"{error.filename or path} cannot be read ({error.strerror})") from error
+        return place(_read(path / "state", like), NamedSharding(mesh, PartitionSpec()))
+
+    def restore_newest(self, like: TrainState, mesh: Mesh, say: Callable[[str], None]) -> TrainState | None:
+        """The newest state that is whole, None if none was ever saved. Newer ones, damaged, are renamed STEP.damaged.
+
+        Raises:
+            BadFiles: if none is whole; all are left as they are.
+        """
+        damaged: dict[int, Damaged] = {}
+        for step in reversed(self.steps()):
+            try:
+                state = self.restore(step, like, mesh)
+            except Damaged as error:
+                damaged[step] = error
+                continue
+            for bad, error in damaged.items():
+                say(f"warning: {error}. Step {bad} is set aside as {self._set_aside(bad, 'damaged').name}")
+            return state
+        lines = [str(error) for error in damaged.values()] + [str(path) for path in self.folder.glob("*.damaged*")]
+        if lines:
+            raise BadFiles(
+                f"no checkpoint in {self.folder} is whole: put back a copy of one, "
+                "or begin again at step 0 with --start_over, which keeps them beside the new ones",
+                lines,
+            )
+        return None
+
+    def set_all_aside(self) -> None:
+        """Rename all of them: the run begins again."""
+        for path in [path for path in self.folder.glob("*") if path.name.partition(".set_aside")[0] == path.name]:
+            self._set_aside(path.name, "set_aside")
+
+    def _set_aside(self, name, why):
+        taken = {path.name for path in self.folder.glob("*")}
+        names = [f"{name}.{why}", *(f"{name}.{why}{i}" for i in range(2, len(taken) + 3))]
+        aside = self.folder / next(name for name in names if name not in taken)
+        if on_first_process():
+            (self.folder / str(name)).rename(aside)
+            sync_directory(self.folder)
+        return aside
+
+    def _write(self, step, host):
+        saving = self.folder / f".saving-{step}"
+        try:
+            with _orbax() as orbax:
+                orbax.save(saving / "state", args=ocp.args.StandardSave(host))
+            write_manifest(saving)
+            saving.rename(self._path(step))
+            sync_directory(self.folder)
+            self._prune()
+        except Exception as error:  # Orbax and TensorStore have many; this one is told by the next save, or at the end
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(host))
+            shutil.rmtree(saving, ignore_errors=True)
+            self._failed = self._failure(step, size, error)
+
+    def _failure(self, step, size, error):
+        free = ""
+        with contextlib.suppress(OSError):
+            free = f", {shutil.disk_usage(self.folder).free:,} are free"
+        kept = f"step {max(self.steps())}" if self.steps() else "the beginning"
+        return SaveFailed(
+            f"step {step} could not be saved in {self.folder} ({size:,} bytes{free}): {_reason(error)}. "
+            f"Free what it needs; the same command then goes on from {kept}"
+        )
+
+    def _prune(self):
+        assert self._keep is not None
+        scores = self._scores()
+        best = min(scores, key=lambda step: (scores[step], -step)) if scores else None
+        for step in self.steps()[: -self._keep]:
+            if step != best:
+                removing = self.folder / f".removing-{step}"
+                self._path(step).rename(removing)  # never a checkpoint with some of its files
+                shutil.rmtree(removing)
+
+    def _scores(self):
+        found = {}
+        for step in self.steps():
+            with contextlib.suppress(Damaged):  # or none yet; `restore` tells of it
+                found[step] = read_sealed(self._path(step) / "score.json").get("score")
+        return {step: score for step, score in found.items() if score is not None}
+
+    def _path(self, step) -> Path:
+        return self.folder / str(step)
 
 
-def _finite_or_worst(score: float) -> float:
-    return score if math.isfinite(score) else math.inf
+def _orbax():
+    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
+def _read(path, like):
+    """The arrays saved in `path`, in the host's memory."""
+    shapes = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like)
+    try:
+        with _orbax() as orbax:
+            return orbax.restore(path, args=ocp.args.StandardRestore(shapes))
+    except (ValueError, KeyError, TypeError) as error:  # its files are whole
+        raise InputError(
+            f"{path} holds a state of another structure ({_reason(error)}): use the version that wrote it, "
+            "or another --workdir"
+        ) from error
+
+
+def _reason(error) -> str:
+    return getattr(error, "strerror", None) or next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def restore_saved(workdir: Path, like: TrainState, *, best: bool = False) -> TrainState | None:
     """The state of `model_step`, or the one of least score, on the first device; None if there is none.
 
-    Touches nothing a running job writes.
+    Touches nothing a running job writes. Checkpoints that are damaged are told of, and passed over.
+
+    Raises:
+        BadFiles: if all are damaged.
     """
-    if not directory(workdir).is_dir():
-        return None
-    with Checkpoints(workdir, keep=None) as checkpoints:
-        step = checkpoints.best_step() if best else checkpoints.model_step()
-        return None if step is None else checkpoints.restore(step, like, make_mesh(jax.devices()[:1]))
+    checkpoints, damaged = Checkpoints(workdir, keep=None), {}
+    while True:
+        step = checkpoints.best_step(damaged) if best else checkpoints.model_step(damaged)
+        if step is None and damaged:
+            raise BadFiles(f"no checkpoint in {checkpoints.folder} is whole", [str(e) for e in damaged.values()])
+        if step is None:
+            return None
+        try:
+            return checkpoints.restore(step, like, make_mesh(jax.local_devices()[:1]))
+        except Damaged as error:
+            if step in checkpoints.steps():  # else a running job has removed it meanwhile
+                tqdm.write(f"warning: {error}: step {step} is passed over", file=sys.stderr)
+                damaged[step] = error
 
 
 def directory(workdir: Path) -> Path:

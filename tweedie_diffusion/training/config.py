@@ -21,6 +21,7 @@ def default_config() -> Config:
     config = ConfigDict()
     config.seed = 0  # of the weights, the order of the data and the noise of training
     config.init_from = ""  # workdir of a run to start from: its weights, not its step
+    config.debug_trace = False  # write every step's loss, gradient and batch to trace.txt, to the last bit
     config.data = _data()
     config.model = _model()
     config.training = _training()
@@ -221,6 +222,14 @@ def _check_data(flat):
         raise InputError(f"{sources[0]} describes noise that the images carry: set data.noisy_already=True")
 
 
+def may_change(key: str) -> bool:
+    """Whether a run may go on with another value: of what decides neither its steps nor its data.
+
+    The data may have moved: its contents are compared for themselves.
+    """
+    return key in _MAY_CHANGE or key.startswith("evaluation.")
+
+
 def flatten(config) -> dict[str, Any]:
     """{'data.sigma_tn': 0.5, …}."""
     flat = {}
@@ -266,6 +275,13 @@ def _one_of(names):
     return (lambda v: v in names), f"one of {', '.join(name or 'nothing' for name in names)}"
 
 
+_MAY_CHANGE = (
+    "debug_trace",
+    "data.source",
+    "training.log_every",
+    "training.save_every",
+    "training.keep_checkpoints",
+)
 _positive = (lambda v: v > 0), "> 0"
 _not_negative = (lambda v: v >= 0), ">= 0"
 _share = (lambda v: 0 <= v <= 1), "between 0 and 1"

@@ -1,14 +1,18 @@
 """Train, and resume by the same call."""
 
+import contextlib
+import dataclasses
 import functools
 import math
-import signal
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.levels import StatedNoise, resolve
@@ -18,14 +22,16 @@ from tweedie_diffusion.data.pipeline import batches
 from tweedie_diffusion.data.scaling import ScalingRule
 from tweedie_diffusion.data.sources import open_images
 from tweedie_diffusion.diffusion.rows import purpose_key
-from tweedie_diffusion.training.checkpoints import Checkpoints
+from tweedie_diffusion.training.checkpoints import Checkpoints, restore_saved
 from tweedie_diffusion.training.config import Config, check_config
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import facts_of
+from tweedie_diffusion.training.guard import Guard
 from tweedie_diffusion.training.health import data_warnings, health_warnings, held_out_health
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import log_normal_law, make_objective
 from tweedie_diffusion.training.patch_prior import check_patches, open_mixture
+from tweedie_diffusion.training.processes import place
 from tweedie_diffusion.training.results import held_out_curve, write_results
 from tweedie_diffusion.training.step import (
     TrainState,
@@ -36,16 +42,25 @@ from tweedie_diffusion.training.step import (
     make_refresh_step,
     make_train_step,
 )
+from tweedie_diffusion.training.stopping import Leave, Stopped, StopRequests
+from tweedie_diffusion.training.trace import Trace
 from tweedie_diffusion.training.trained import TrainedModel, load_run
-from tweedie_diffusion.training.workdir import check_workdir, has_checkpoints, open_workdir
+from tweedie_diffusion.training.workdir import check_workdir, has_checkpoints, locked, open_workdir
 
 
-class Stopped(Exception):  # noqa: N818
-    """Training was asked to stop, and its state is saved."""
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What a training works with, from its start to its end."""
 
-
-class Diverged(InputError):  # noqa: N818
-    """The loss or its gradient is not finite."""
+    config: Config
+    workdir: Path
+    dataset: Dataset
+    model: TrainedModel
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    first: Callable[[], TrainState]  # of step 0
+    checkpoints: Checkpoints
+    stops: StopRequests
 
 
 def open_data(data: Config) -> Dataset:
@@ -72,22 +87,39 @@ def open_data(data: Config) -> Dataset:
     return open_dataset(images, noise, held_out=data.held_out, split_seed=data.split_seed)
 
 
-def train(config: Config, workdir: Path) -> bool:
+def train(config: Config, workdir: Path, *, start_over: bool = False, leave: Leave | None = None) -> bool:
     """Train the model of `config` in `workdir`, going on from its newest checkpoint, and write the results.
 
     Args:
         config: of `default_config`.
         workdir: created if it does not exist.
+        start_over: set all checkpoints aside and begin at step 0.
+        leave: ends the process if it is asked to stop while the compiler runs and nothing can be lost; None waits.
 
     Returns:
         False if the run was finished already.
 
     Raises:
-        InputError: for anything the person must mend; nothing is overwritten then. Diverged if it is the loss.
-        Stopped: on SIGINT or SIGTERM, once the state is saved.
+        InputError: for anything the person must mend; nothing is overwritten then. Diverged if it is the loss,
+            SaveFailed if a state could not be written.
+        Stopped: on SIGINT or SIGTERM, with nothing lost.
     """
     check_config(config)
     check_workdir(workdir, config)
+    with StopRequests(leave) as stops, contextlib.ExitStack() as held:
+        with stops.nothing_to_lose("stopped before the first step, with nothing to save"):
+            run = _open_run(config, workdir, stops, held, start_over=start_over)
+            if run.checkpoints.latest_step() == config.training.steps and (workdir / "denoising_curve.json").is_file():
+                return False
+            state = _first_state(run)
+        state = _take_steps(run, state)
+        with stops.nothing_to_lose("stopped while the results were drawn: all steps are saved"):
+            _show_results(run, state)
+    return True
+
+
+def _open_run(config, workdir, stops, held, *, start_over) -> _Run:
+    """Everything but the state; what must be closed is in `held`."""
     mesh = make_mesh()
     if config.training.batch_size % mesh.size:
         raise InputError(
@@ -98,29 +130,34 @@ def train(config: Config, workdir: Path) -> bool:
     facts = facts_of(dataset)
     network = build_network(config.model, facts)
     _check_facts(config, facts)
-    fresh = lambda: init_params(purpose_key(config.seed, "weights"), network, config.model, facts)
-    first_params = _params_of(config, fresh) if config.init_from and not has_checkpoints(workdir) else fresh
-    open_workdir(workdir, config, facts, dataset.images.excluded)
+    params = lambda: init_params(purpose_key(config.seed, "weights"), network, config.model, facts)
+    if config.init_from and (start_over or not has_checkpoints(workdir)):
+        params = _params_of(config, params)
+    held.enter_context(locked(workdir))
+    checkpoints = held.enter_context(Checkpoints(workdir, keep=config.training.keep_checkpoints))
+    if start_over:
+        checkpoints.set_all_aside()
+    open_workdir(workdir, config, facts, dataset.images.excluded, tqdm.write)
     mixture = open_mixture(workdir, config, dataset.train) if config.model.patch_components else None
-    make_denoise = denoiser_maker(network, config.model, facts, mixture)
-
     optimizer = make_optimizer(config.training)
-    new_state = lambda params: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
-    with Checkpoints(workdir, keep=config.training.keep_checkpoints) as checkpoints:
-        newest = checkpoints.latest_step()
-        if newest == config.training.steps and (workdir / "denoising_curve.json").is_file():
-            return False
-        if newest is None:
-            state = jax.device_put(new_state(first_params), NamedSharding(mesh, PartitionSpec()))
-        else:
-            state = checkpoints.restore(newest, jax.eval_shape(lambda: new_state(fresh)), mesh)
-        model = TrainedModel(config, facts, make_denoise, state.ema_params)
-        state = _run(state, config, workdir, dataset, model, checkpoints, optimizer, mesh)
-        kept = checkpoints.model_step()
-        if kept is not None and kept != int(state.step):
-            state = checkpoints.restore(kept, jax.eval_shape(lambda: new_state(fresh)), mesh)
-    write_results(workdir, model.with_params(state.ema_params), dataset)
-    return True
+    first = lambda: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
+    model = TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), params={})
+    return _Run(config, workdir, dataset, model, optimizer, mesh, first, checkpoints, stops)
+
+
+def _first_state(run: _Run) -> TrainState:
+    """The newest state that is whole, or that of step 0."""
+    state = run.checkpoints.restore_newest(jax.eval_shape(run.first), run.mesh, tqdm.write)
+    return place(run.first(), NamedSharding(run.mesh, PartitionSpec())) if state is None else state
+
+
+def _show_results(run: _Run, state: TrainState) -> None:
+    """Write the results of the model that is used: of the last step, or of an earlier one that is better."""
+    run.checkpoints.wait()
+    kept = run.checkpoints.model_step()
+    if kept is not None and kept != int(state.step):
+        state = restore_saved(run.workdir, jax.eval_shape(run.first)) or state
+    write_results(run.workdir, run.model.with_params(state.ema_params), run.dataset)
 
 
 def _check_facts(config, facts):
@@ -163,53 +200,94 @@ def _params_of(config, fresh):
     return lambda: jax.tree.map(np.asarray, run.params)
 
 
-def _run(state: TrainState, config, workdir, dataset, model, checkpoints, optimizer, mesh) -> TrainState:
-    """The steps that are left."""
-    training, first = config.training, int(state.step)
-    step_of = _step_programs(config, model, optimizer, mesh)
-    refresh_step = make_refresh_step(config, model.make_denoise, mesh)
-    open_batches = lambda start: batches(
-        dataset.train,
-        batch_size=training.batch_size,
+def _take_steps(run: _Run, state: TrainState) -> TrainState:
+    """The steps that are left, and what happens between them."""
+    training, first = run.config.training, int(state.step)
+    with (
+        Metrics(run.workdir, start=first, total=training.steps, batch_size=training.batch_size) as metrics,
+        _tracing(run) as trace,
+    ):
+        guard = Guard(run.workdir, metrics, trace)
+        for warning in () if first else data_warnings(run.dataset):  # a run that goes on has said them
+            metrics.say(f"warning: {warning}")
+        if first and _scores_at(training, first) and not run.checkpoints.is_scored(first):  # it was stopped before
+            _score(run, state, metrics)
+        data, programs, seen = _batches_of(run, first), _step_programs(run), set()
+        for step in range(first, training.steps):
+            with metrics.waiting():
+                rows = next(data)
+            terms = terms_at(run.config, step)
+            renewing = "refresh" in terms and renews_at(run.config.refresh, step)
+            new = (*terms, renewing) not in seen
+            seen.add((*terms, renewing))
+            with _compiling(run, state, guard, trace) if new else contextlib.nullcontext():
+                if new:
+                    metrics.say(f"step {step}: compiling {' + '.join(['ambient score matching', *terms])}")
+                if "refresh" in terms and step == run.config.refresh.start:
+                    metrics.say(f"step {step}: drawing {run.config.refresh.capacity} images from the posterior")
+                    state = _fill_buffer(run, state)
+                state, scalars = programs(state, rows, terms, renewing)
+            guard.watch(step, rows, scalars)
+            metrics.advance()
+            if (step + 1) % training.log_every == 0 or _scores_at(training, step + 1):
+                metrics.log(step + 1, {name: float(value) for name, value in scalars.items()})
+            if _scores_at(training, step + 1) and (guard.settle() or step + 1 == training.steps):
+                _save(run, state, guard, trace)
+                _score(run, state, metrics)
+            if run.stops.asked:
+                _save(run, state, guard, trace)
+                run.checkpoints.wait()
+                raise Stopped(run.stops.asked, f"stopped at step {step + 1} of {training.steps}, which is saved")
+    return state
+
+
+def _scores_at(training: Config, step: int) -> bool:
+    return step % training.save_every == 0 or step == training.steps
+
+
+@contextmanager
+def _tracing(run: _Run):
+    if not run.config.debug_trace:
+        yield None
+        return
+    with contextlib.closing(Trace(run.workdir / "trace.txt")) as trace:
+        yield trace
+
+
+@contextmanager
+def _compiling(run: _Run, state: TrainState, guard: Guard, trace: Trace | None):
+    """Around a step that must be compiled, which can take minutes: it may be left, for what came before is saved."""
+    step = int(state.step)
+    if not guard.settle():
+        yield
+        return
+    if step and step not in run.checkpoints.steps():
+        _save(run, state, guard, trace)
+    saved = f"stopped while compiling: step {step} is saved" if step else "stopped before the first step was done"
+    with run.stops.nothing_to_lose(saved, run.checkpoints.wait):
+        yield
+
+
+def _save(run: _Run, state: TrainState, guard: Guard, trace: Trace | None) -> None:
+    """Save the state in the background, once every step before it has been looked at."""
+    guard.settle()
+    if trace:
+        trace.write_state(int(state.step), state)
+    run.checkpoints.save(state)
+
+
+def _batches_of(run: _Run, start: int):
+    """The batches of config.data from number `start` on."""
+    config = run.config
+    return batches(
+        run.dataset.train,
+        batch_size=config.training.batch_size,
         seed=config.seed,
         start=start,
         flip=config.data.flip,
         turn=config.data.turn,
         law=log_normal_law(config.ambient) if config.ambient.sigma_first else None,
     )
-    data, terms = open_batches(first), None
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    with (
-        _stop_requests() as stop_requested,  # first, so that a run that shows itself can be stopped
-        Metrics(workdir, start=first, total=training.steps, batch_size=training.batch_size) as metrics,
-    ):
-        for warning in () if first else data_warnings(dataset):  # a run that goes on has said them
-            metrics.say(f"warning: {warning}")
-        for step in range(first, training.steps):
-            if terms != (terms := terms_at(config, step)):
-                metrics.say(f"step {step}: compiling {' + '.join(['ambient score matching', *terms])}")
-            if "refresh" in terms and step == config.refresh.start:
-                metrics.say(f"step {step}: drawing {config.refresh.capacity} images from the posterior")
-                state = _fill_buffer(state, config, open_batches(step), model.make_denoise, mesh)
-            with metrics.waiting():
-                rows = next(data)
-            batch = jax.device_put(rows, sharding)
-            if "refresh" in terms and renews_at(config.refresh, step):
-                state = refresh_step(state, batch)
-            state, scalars = step_of("consistency" in terms, "refresh" in terms)(state, batch)
-            metrics.advance()
-            done = step + 1
-            stopping = stop_requested()
-            scoring = done % training.save_every == 0 or done == training.steps
-            if scoring or stopping or done % training.log_every == 0:
-                _check_finite(done, scalars)
-                metrics.log(done, {name: float(value) for name, value in scalars.items()})
-            if scoring:
-                _save_scored(state, model.with_params(state.ema_params), dataset, checkpoints, metrics)
-            if stopping:
-                checkpoints.save(state)
-                raise Stopped(f"stopped at step {done} of {training.steps}, which is saved")
-    return state
 
 
 def renews_at(refresh: Config, step: int) -> bool:
@@ -217,33 +295,46 @@ def renews_at(refresh: Config, step: int) -> bool:
     return step % refresh.every == 0 and not 0 < refresh.stop <= step
 
 
-def _step_programs(config, model, optimizer, mesh):
-    """(with consistency, with refresh) -> the train step, made when it is first asked for."""
+def _step_programs(run: _Run):
+    """(state, rows, terms, renewing) -> (state, scalars): one step, compiled for the terms of its objective."""
+    config, facts = run.config, run.model.facts
+    sharding = NamedSharding(run.mesh, PartitionSpec("data"))
+    refresh_step = make_refresh_step(config, run.model.make_denoise, run.mesh)
 
     @functools.cache
     def step_of(with_consistency: bool, with_refresh: bool):
         terms = {"with_consistency": with_consistency, "with_refresh": with_refresh}
-        objective = make_objective(config, model.make_denoise, model.facts.sigma_data, **terms)
-        return make_train_step(objective, optimizer, ema_decay=config.training.ema_decay, seed=config.seed, mesh=mesh)
+        objective = make_objective(config, run.model.make_denoise, facts.sigma_data, **terms)
+        decay = config.training.ema_decay
+        return make_train_step(objective, run.optimizer, ema_decay=decay, seed=config.seed, mesh=run.mesh)
 
-    return step_of
+    def take(state, rows, terms, renewing):
+        batch = place({name: array for name, array in rows.items() if name != "index"}, sharding)
+        if renewing:
+            state = refresh_step(state, batch)
+        return step_of("consistency" in terms, "refresh" in terms)(state, batch)
+
+    return take
 
 
-def _save_scored(state: TrainState, model: TrainedModel, dataset: Dataset, checkpoints: Checkpoints, metrics: Metrics):
-    """Save the state with what held-out images say of its model, and say what is wrong with it."""
-    step, health = int(state.step), held_out_health(model, dataset)
-    if better := checkpoints.better_step(health.get("score", -math.inf)):
-        metrics.say(
-            f"warning: step {step}: held-out noisy images score {health['score']:.3g}, a fifth worse than "
-            f"at step {better}: the model may be learning its noisy images by heart. Unless that improves, "
-            f"step {better} is the model used; train for fewer steps, or on more images"
-        )
-    checkpoints.save(state, health)
-    curve = held_out_curve(model, dataset)
-    named = zip(curve["sigma"], curve["relative_mse"], strict=True)
-    metrics.write(step, health | {f"held_out_mse/{sigma:g}": mse for sigma, mse in named})
-    for warning in health_warnings(health) if step > model.config.training.steps // 10 else ():
-        metrics.say(f"warning: step {step}: {warning}")
+def _score(run: _Run, state: TrainState, metrics: Metrics) -> None:
+    """What held-out images say of the model of a saved state, and what is wrong with it."""
+    step, steps = int(state.step), run.config.training.steps
+    with run.stops.nothing_to_lose(f"stopped at step {step} of {steps}, which is saved", run.checkpoints.wait):
+        model = run.model.with_params(state.ema_params)
+        health = held_out_health(model, run.dataset)
+        if better := run.checkpoints.better_step(health.get("score", -math.inf)):
+            metrics.say(
+                f"warning: step {step}: held-out noisy images score {health['score']:.3g}, a fifth worse than "
+                f"at step {better}: the model may be learning its noisy images by heart. Unless that improves, "
+                f"step {better} is the model used; train for fewer steps, or on more images"
+            )
+        curve = held_out_curve(model, run.dataset)
+        named = zip(curve["sigma"], curve["relative_mse"], strict=True)
+        metrics.write(step, health | {f"held_out_mse/{sigma:g}": mse for sigma, mse in named})
+        for warning in health_warnings(health) if step > steps // 10 else ():
+            metrics.say(f"warning: step {step}: {warning}")
+        run.checkpoints.score(step, health.get("score"))
 
 
 def terms_at(config, step: int) -> list[str]:
@@ -257,38 +348,11 @@ def terms_at(config, step: int) -> list[str]:
     return terms
 
 
-def _fill_buffer(state: TrainState, config, data, make_denoise, mesh) -> TrainState:
-    """The state with as many posterior draws as its buffer holds, one for each image of `data`."""
-    fill = make_refresh_step(config, make_denoise, mesh, filling=True)
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    for _ in range(-(-config.refresh.capacity // config.training.batch_size)):
-        state = fill(state, jax.device_put(next(data), sharding))
+def _fill_buffer(run: _Run, state: TrainState) -> TrainState:
+    """The state with as many posterior draws as its buffer holds, one for each image of the next batches."""
+    fill = make_refresh_step(run.config, run.model.make_denoise, run.mesh, filling=True)
+    sharding, data = NamedSharding(run.mesh, PartitionSpec("data")), _batches_of(run, int(state.step))
+    for _ in range(-(-run.config.refresh.capacity // run.config.training.batch_size)):
+        rows = next(data)
+        state = fill(state, place({name: array for name, array in rows.items() if name != "index"}, sharding))
     return state
-
-
-def _check_finite(step: int, scalars):
-    """Raise Diverged if the loss or its gradient was not finite: such a state is never saved."""
-    for name in ("loss", "grad_norm"):
-        if not np.isfinite(float(scalars[name])):
-            raise Diverged(
-                f"the {name} is {float(scalars[name])} at step {step}: "
-                "lower training.learning_rate or consistency.weight, in a new --workdir or from the last save"
-            )
-
-
-@contextmanager
-def _stop_requests():
-    """A function that tells whether SIGINT or SIGTERM has come; a second one interrupts at once."""
-    received = []
-
-    def on_signal(number, frame):
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -1,13 +1,18 @@
 """Where the numbers of a run go: a JSON line, TensorBoard, and the progress bar."""
 
 import json
+import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] — made at run time
+from tensorboardX.summary import scalar
 from tqdm import tqdm
+
+from tweedie_diffusion.training.durable import open_lines
 
 
 class Metrics:
@@ -15,20 +20,27 @@ class Metrics:
 
     def __init__(self, workdir: Path, *, start: int, total: int, batch_size: int):
         """From step `start` of `total`."""
-        self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), write_to_disk=True)
+        self._told = False
+        self._lines, self._board = None, None
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1)
         self._batch_size = batch_size
         self._last = (time.perf_counter(), start)
         self._waited = 0.0
+        with self._without_loss():
+            self._lines = open_lines(workdir / "metrics.jsonl")
+            (workdir / "tensorboard").mkdir(exist_ok=True)
+            # Two starts within a second, or on two machines, write two files.
+            self._board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         self._bar.close()
-        self._board.close()
-        self._file.close()
+        with self._without_loss():
+            for file in (self._lines, self._board):
+                if file:
+                    file.close()
 
     def advance(self) -> None:
         """One step more on the bar."""
@@ -59,7 +71,21 @@ class Metrics:
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Write the scalars."""
         numbers = {name: float(np.float32(value)) for name, value in scalars.items()}
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
-        self._file.flush()
-        for name, value in numbers.items():
-            self._board.add_scalar(name, value, step)
+        with self._without_loss():
+            if self._lines:
+                self._lines.write((json.dumps({"step": step, **numbers}) + "\n").encode())
+            if self._board:
+                for name, value in numbers.items():
+                    event = Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+                    self._board.write_event(event)
+                self._board.flush()
+
+    @contextmanager
+    def _without_loss(self):
+        """Around what writes numbers: training is worth more than they are, and goes on without them."""
+        try:
+            yield
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                self.say(f"warning: metrics cannot be written ({error.strerror}): training goes on without them")

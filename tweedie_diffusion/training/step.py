@@ -30,13 +30,16 @@ class TrainState:
         params, ema_params: weights and their exponential moving average.
         opt_state: of the optimiser.
         buffer: of posterior refresh, None without it.
+        skipped, skipped_in_a_row: [] int32, steps whose loss or gradient was not finite: nothing but counters changed.
     """
 
     step: jax.Array
     params: Any
     ema_params: Any
     opt_state: Any
-    buffer: ReplayBuffer | None = None
+    buffer: ReplayBuffer | None
+    skipped: jax.Array
+    skipped_in_a_row: jax.Array
 
 
 def make_optimizer(training: Config) -> optax.GradientTransformation:
@@ -48,7 +51,14 @@ def make_optimizer(training: Config) -> optax.GradientTransformation:
 
 def init_state(params, optimizer: optax.GradientTransformation, buffer: ReplayBuffer | None = None) -> TrainState:
     """Step 0 from given weights, and from an empty buffer if there is posterior refresh."""
-    return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params), buffer)
+    counters = {name: jnp.int32(0) for name in ("step", "skipped", "skipped_in_a_row")}  # donated: each its own
+    return TrainState(
+        params=params,
+        ema_params=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+        buffer=buffer,
+        **counters,
+    )
 
 
 def first_buffer(refresh: Config, shape: tuple[int, ...]) -> ReplayBuffer | None:
@@ -66,7 +76,8 @@ def make_train_step(objective, optimizer: optax.GradientTransformation, *, ema_d
     """The step (state, batch) -> (state, metrics): jitted; state donated and replicated, batch split over `mesh`.
 
     All randomness comes from (seed, state.step). The average starts quickly: its decay is
-    min(ema_decay, (1 + step)/(10 + step)).
+    min(ema_decay, (1 + step)/(10 + step)). A step whose loss or gradient is not finite is skipped: it is counted, and
+    all else stays as it was. The metrics have `grad_norm` and `skipped_in_a_row` beside what the objective has.
     """
 
     def train_step(state: TrainState, batch):
@@ -77,8 +88,14 @@ def make_train_step(objective, optimizer: optax.GradientTransformation, *, ema_d
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-        metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, ema_params, opt_state, state.buffer), metrics
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+        old, new = (state.params, state.ema_params, state.opt_state), (params, ema_params, opt_state)
+        params, ema_params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        skipped_in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+        metrics = metrics | {"grad_norm": grad_norm, "skipped_in_a_row": skipped_in_a_row}
+        counters = state.skipped + ~finite, skipped_in_a_row
+        return TrainState(state.step + 1, params, ema_params, opt_state, state.buffer, *counters), metrics
 
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     return jax.jit(
@@ -91,7 +108,7 @@ def make_refresh_step(config: Config, make_denoise, mesh: Mesh, *, filling: bool
 
     Replaces `refresh.rows` draws by ones for the first images of the batch (`filling`: for all of them), made by the
     EMA weights, then takes one step of `reweigh` with all of the batch. All randomness comes from (seed, state.step,
-    next row).
+    next row). Draws that are not finite are not taken.
     """
     refresh = config.refresh
 
@@ -113,6 +130,8 @@ def make_refresh_step(config: Config, make_denoise, mesh: Mesh, *, filling: bool
             buffer = replace_oldest(buffer, x_0, label)
         if refresh.relaxation and not filling:
             buffer = reweigh(buffer, batch["x_tn"], sigma_tn=batch["sigma_tn"], relaxation=refresh.relaxation)
+        finite = jnp.all(jnp.isfinite(buffer.x_0)) & jnp.all(jnp.isfinite(buffer.log_weight))
+        buffer = jax.tree.map(lambda new, old: jnp.where(finite, new, old), buffer, state.buffer)
         return dataclasses.replace(state, buffer=buffer)
 
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

@@ -13,7 +13,7 @@ PATIENCE = 2.0  # seconds that Python code has to come back from the compiler, b
 ONE_SIGNAL = 0.5  # seconds: a terminal and a supervisor may both pass on the same one
 
 
-class Stopped(KeyboardInterrupt):  # noqa: N818
+class Stopped(KeyboardInterrupt):
     """Work was asked to stop, and lost nothing. `number` is the signal."""
 
     def __init__(self, number: int, text: str):
@@ -102,7 +102,10 @@ class StopRequests:
                     first, when = number, time.monotonic()
             elif waiting and time.monotonic() - when > PATIENCE:
                 text, settle = self._safe[-1]
-                settle()
+                try:
+                    settle()
+                except Exception as error:  # a save that failed, say: nobody else will tell
+                    text = str(error)
                 self._end(Stopped(first, text))
 
     def _end(self, stop):

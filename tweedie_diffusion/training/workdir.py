@@ -1,15 +1,23 @@
 """What a workdir holds, and whether it may be used."""
 
+import contextlib
 import csv
+import fcntl
+import io
 import json
-from collections.abc import Sequence
+import os
+import re
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.checkpoints import directory
-from tweedie_diffusion.training.config import Config, difference, to_json
+from tweedie_diffusion.training.config import Config, difference, may_change, to_json
+from tweedie_diffusion.training.durable import replace_text
 from tweedie_diffusion.training.facts import DataFacts
 
 # config.json        every setting
@@ -18,19 +26,25 @@ from tweedie_diffusion.training.facts import DataFacts
 # patch_mixture.npz  the prior fitted to them, if any
 # checkpoints/       states of training
 # metrics.jsonl      and tensorboard/: scalars
+# trace.txt          every step, with debug_trace
+# skipped.json       images of the steps that ended a run, if their loss was not finite
+# .lock              held by the process that trains
 # denoising_curve.*  samples*.png  denoised.png  held_out_noisy.npz: written when training ends
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    """Whether a run in the workdir has saved a state."""
-    return any(step.name.isdigit() for step in directory(workdir).glob("*"))
+    """Whether a run in the workdir has saved a state, damaged since or not."""
+    return any(re.fullmatch(r"\d+(\.damaged\d*)?", path.name) for path in directory(workdir).glob("*"))
 
 
-def check_workdir(workdir: Path, config: Config) -> None:
+def check_workdir(workdir: Path, config: Config) -> list[str]:
     """Refuse a workdir that holds another run, before anything is written.
 
+    Returns:
+        The settings that differ and may: 'key: old -> new'.
+
     Raises:
-        InputError: naming the settings that differ.
+        InputError: naming the settings that differ and may not.
     """
     saved = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
@@ -38,40 +52,73 @@ def check_workdir(workdir: Path, config: Config) -> None:
     if not saved.is_file():
         if has_checkpoints(workdir):
             raise InputError(f"{workdir} has checkpoints but no config.json: choose another --workdir")
-        return
+        return []
     try:
         changed = difference(saved.read_text(), to_json(config))
     except (ValueError, TypeError) as error:
         raise InputError(f"{saved} cannot be read ({error}): choose another --workdir") from error
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise InputError(
-            f"{workdir} holds a run with other settings ({', '.join(changed[:3])}{more}): choose another --workdir"
-        )
+    if refused := [change for change in changed if not may_change(change.split(":")[0])]:
+        raise InputError(f"{workdir} holds a run with other settings ({', '.join(refused)}): choose another --workdir")
+    return changed
 
 
-def open_workdir(workdir: Path, config: Config, facts: DataFacts, excluded: Sequence[tuple[str, str]] = ()) -> None:
-    """Create the workdir with its config, its facts and a list of excluded files, or check that the data is still the
-    one it began with.
+@contextmanager
+def locked(workdir: Path):
+    """Create the workdir, and hold it: one process trains there at a time. The lock of a dead process holds nothing.
+
+    Raises:
+        InputError: if another process holds it, or it cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("a+")
+    except OSError as error:
+        raise InputError(f"{workdir} cannot be written ({error.strerror}): choose another --workdir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise InputError(
+                f"{lock.read().strip() or 'another process'} trains in {workdir}: wait for it, "
+                "or choose another --workdir"
+            ) from None
+        except OSError:
+            pass  # some network file systems have no locks
+        with contextlib.suppress(OSError):  # a full disk: saving will say so
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+        yield
+
+
+def open_workdir(
+    workdir: Path, config: Config, facts: DataFacts, excluded: Sequence[tuple[str, str]], say: Callable[[str], None]
+) -> None:
+    """Write config, facts and a list of excluded files, or check that the data is still the one the run began with.
 
     Raises:
         InputError: if the directory cannot be written, or the data changed.
     """
     saved = workdir / "data.json"
-    if has_checkpoints(workdir):
+    changed = check_workdir(workdir, config)
+    if begun := has_checkpoints(workdir):
         if not saved.is_file() or saved.read_text() != facts.to_json():
             raise InputError(
                 f"the data is not what the run in {workdir} began with ({saved}): choose another --workdir"
             )
-        return
+        if changed:
+            say(f"going on with other settings: {', '.join(changed)}")
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        saved.write_text(facts.to_json())
-        (workdir / "config.json").write_text(to_json(config))
-        (workdir / "excluded.csv").unlink(missing_ok=True)
-        if excluded:
-            with (workdir / "excluded.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-                csv.writer(file).writerows([("file", "why"), *excluded])
+        if changed or not begun:
+            replace_text(workdir / "config.json", to_json(config))
+        if not begun:
+            replace_text(saved, facts.to_json())
+            (workdir / "excluded.csv").unlink(missing_ok=True)
+            if excluded:
+                lines = io.StringIO(newline="")
+                csv.writer(lines).writerows([("file", "why"), *excluded])
+                replace_text(workdir / "excluded.csv", lines.getvalue())
     except OSError as error:
         raise InputError(f"{workdir} cannot be written ({error.strerror}): choose another --workdir") from error
 
@@ -79,6 +126,4 @@ def open_workdir(workdir: Path, config: Config, facts: DataFacts, excluded: Sequ
 def write_curve(workdir: Path, curve: dict[str, np.ndarray]) -> None:
     """The denoising curve as JSON, whole or not at all."""
     text = json.dumps({name: [round(float(v), 6) for v in values] for name, values in curve.items()}, indent=1)
-    unfinished = workdir / "denoising_curve.json.part"
-    unfinished.write_text(text + "\n")
-    unfinished.rename(workdir / "denoising_curve.json")
+    replace_text(workdir / "denoising_curve.json", text + "\n")

@@ -59,10 +59,7 @@ def open_workdir(workdir: Path, config: Config, facts: DataFacts, excluded: Sequ
     """
     saved = workdir / "data.json"
     if has_checkpoints(workdir):
-        if not saved.is_file() or saved.read_text() != facts.to_json():
-            raise InputError(
-                f"the data is not what the run in {workdir} began with ({saved}): choose another --workdir"
-            )
+        _check_same_data(saved, facts)
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -74,6 +71,19 @@ def open_workdir(workdir: Path, config: Config, facts: DataFacts, excluded: Sequ
                 csv.writer(file).writerows([("file", "why"), *excluded])
     except OSError as error:
         raise InputError(f"{workdir} cannot be written ({error.strerror}): choose another --workdir") from error
+
+
+def _check_same_data(saved: Path, facts: DataFacts) -> None:
+    """Raise InputError, naming what differs, unless a run's data is what its data.json says."""
+    try:
+        changed = DataFacts.from_json(saved.read_text()).difference(facts)
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{saved} cannot be read ({error}): choose another --workdir") from error
+    if changed:
+        raise InputError(
+            f"the data is not what the run in {saved.parent} began with ({', '.join(changed)}): put it back as it was, "
+            f"or choose another --workdir, with --config.init_from={saved.parent} to go on from these weights"
+        )
 
 
 def write_curve(workdir: Path, curve: dict[str, np.ndarray]) -> None:

@@ -13,6 +13,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/digits_noisy.py", "Settings; change one by --config.KEY=VALUE."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives. The same command goes on where it stopped.")
+_ACCEPT_DATA = flags.DEFINE_bool("accept_data", False, "Go on although the data is not what the run began with.")
 _START_OVER = flags.DEFINE_bool("start_over", False, "Begin again at step 0; checkpoints that are there are set aside.")
 
 
@@ -22,14 +23,22 @@ def main(arguments: list[str]) -> None:
     from tweedie_diffusion.training.loop import train
 
     if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}: flags are --config, --workdir, --start_over")
+        raise InputError(
+            f"unexpected argument {arguments[0]!r}: flags are --config, --workdir, --start_over, --accept_data"
+        )
     if not _WORKDIR.value:
         raise InputError("--workdir is missing: say where the run may live, e.g. --workdir=runs/digits")
     config_file = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
     if not Path(config_file).is_file():
         raise InputError(f"the config file {config_file} does not exist")
     workdir = Path(_WORKDIR.value).expanduser()
-    trained = train(_CONFIG.value, workdir, start_over=_START_OVER.value, leave=program.leave)
+    trained = train(
+        _CONFIG.value,
+        workdir,
+        start_over=_START_OVER.value,
+        accept_data=_ACCEPT_DATA.value,
+        leave=program.leave,
+    )
     print("\n" + ("" if trained else "This run was finished already.\n") + _summary(workdir))
 
 

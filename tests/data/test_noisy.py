@@ -191,12 +191,22 @@ def test_an_empty_part_is_refused(held_out):
         opened(gaussian_images(), held_out=held_out)
 
 
-def test_training_sees_the_noisy_image_its_level_and_its_label_and_nothing_else():
+def test_training_sees_the_noisy_image_its_level_its_label_and_its_number_and_nothing_else():
     example = opened(gaussian_images()).train[0]
-    assert set(example) == {"x_tn", "sigma_tn", "label"}
+    assert set(example) == {"x_tn", "sigma_tn", "label", "index"}
     assert (example["x_tn"].shape, example["x_tn"].dtype) == ((4, 4, 1), np.float32)
     assert (example["sigma_tn"].shape, example["sigma_tn"].dtype) == ((), np.float32)
     assert (example["label"].shape, example["label"].dtype) == ((), np.int32)
+    assert (example["index"].shape, example["index"].dtype) == ((), np.int32)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**20])
+@pytest.mark.parametrize("part", ["train", "held_out"])
+def test_the_number_of_an_image_is_that_in_the_whole_data_set(monkeypatch, part, cache_bytes):
+    monkeypatch.setattr(noisy, "CACHE_BYTES", cache_bytes)
+    examples = getattr(opened(gaussian_images()), part)  # whose labels are their numbers
+    rows = examples.rows(np.arange(len(examples)))
+    np.testing.assert_array_equal(rows["index"], rows["label"])
 
 
 def test_images_without_classes_have_label_minus_one():
@@ -260,7 +270,7 @@ print(hashlib.sha256(b"".join(train[i]["x_tn"].tobytes() for i in range(30))).he
 
 def test_the_noise_is_the_same_on_any_number_of_devices():
     shown = set()
-    for devices in (1, 4):
+    for devices in (1, 8):
         flags = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
         run = subprocess.run([sys.executable, "-c", HASHES], env=flags, capture_output=True, text=True, check=True)
         shown.add(run.stdout)
@@ -274,6 +284,11 @@ def large():
     shapes = [(4, 9), (7, 4), (12, 11)] * 4
     stored = [np.random.default_rng(i).normal(size=(*shape, 1)).astype(np.float32) for i, shape in enumerate(shapes)]
     return Images(stored.__getitem__, len(stored), (4, 4, 1), UNBOUNDED, cropped=True)
+
+
+def test_squares_carry_the_number_of_their_image(large):
+    held_out = opened(large, present=True).held_out
+    np.testing.assert_array_equal(held_out.rows(np.arange(3))["index"], held_out._indices)
 
 
 def test_held_out_squares_are_the_central_ones(large):

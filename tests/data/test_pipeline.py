@@ -1,8 +1,10 @@
+import hashlib
 from itertools import islice
 
 import numpy as np
 import pytest
 
+from tweedie_diffusion.data import noisy
 from tweedie_diffusion.data.noisy import NoiseModel, open_dataset
 from tweedie_diffusion.data.pipeline import batches
 from tweedie_diffusion.data.scaling import Scaling
@@ -11,12 +13,16 @@ from tweedie_diffusion.data.sources import in_memory
 COUNT = 12  # training images
 
 
-@pytest.fixture(scope="module")
-def examples():
+def opened():
     """Noisy images whose labels are their indices, so that a batch tells where its rows come from."""
     stored = np.random.default_rng(0).normal(size=(COUNT + 4, 4, 6, 2)).astype(np.float32)
     images = in_memory(stored, Scaling(-1, 1, "float32", bounded=False), labels=np.arange(COUNT + 4))
     return open_dataset(images, NoiseModel(0.3), held_out=4 / (COUNT + 4), split_seed=0).train
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return opened()
 
 
 def take(count, *args, **kwargs):
@@ -33,24 +39,49 @@ def test_shapes_and_dtypes(examples):
         "x_tn": ((5, 4, 6, 2), "float32"),
         "sigma_tn": ((5,), "float32"),
         "label": ((5,), "int32"),
+        "index": ((5,), "int32"),
     }
 
 
-@pytest.mark.parametrize("start", [0, 1, 3, 7])
+def hashes(batch_list):
+    """Of whole batches: names, kinds and bytes."""
+    kept = [[(name, a.dtype.str, a.tobytes()) for name, a in sorted(batch.items())] for batch in batch_list]
+    return [hashlib.sha256(repr(batch).encode()).hexdigest() for batch in kept]
+
+
+# An epoch ends with batch 2 of 4 rows, and in the midst of batch 2 of 5.
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 4, 7])
+@pytest.mark.parametrize("threads", [0, 1, 4])
 @pytest.mark.parametrize("batch_size", [4, 5])
-def test_a_resumed_stream_goes_on_as_if_never_stopped(examples, batch_size, start):
+def test_a_resumed_stream_goes_on_as_if_never_stopped(examples, batch_size, threads, start):
     settings = {"batch_size": batch_size, "seed": 3, "flip": True}
-    whole, resumed = take(10, examples, **settings), take(10 - start, examples, **settings, start=start)
-    for expected, got in zip(whole[start:], resumed, strict=True):
-        for key in expected:
-            np.testing.assert_array_equal(got[key], expected[key])
+    whole = hashes(take(10, examples, **settings))
+    resumed = hashes(take(10 - start, opened(), **settings, start=start, threads=threads))
+    assert resumed == whole[start:]
+    assert len(set(whole)) == 10
 
 
+@pytest.mark.parametrize("threads", [0, 1, 4])
 @pytest.mark.parametrize("batch_size", [4, 5, 30])
-def test_every_epoch_has_every_example_once(examples, batch_size):
-    epochs = np.reshape(labels(take(60 // batch_size, examples, batch_size=batch_size, seed=0)), (-1, COUNT))
-    expected = sorted(int(examples[i]["label"]) for i in range(COUNT))
-    assert [sorted(epoch) for epoch in epochs.tolist()] == [expected] * len(epochs)
+def test_every_epoch_has_every_example_once(examples, batch_size, threads):
+    taken = take(60 // batch_size, examples, batch_size=batch_size, seed=0, threads=threads)
+    expected = sorted(int(examples[i]["index"]) for i in range(COUNT))
+    for name in ("label", "index"):
+        epochs = np.reshape([batch[name] for batch in taken], (-1, COUNT))
+        assert [sorted(epoch) for epoch in epochs.tolist()] == [expected] * len(epochs)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**20])
+def test_the_noise_of_an_image_is_the_same_in_all_epochs_restarts_and_threads(monkeypatch, cache_bytes):
+    monkeypatch.setattr(noisy, "CACHE_BYTES", cache_bytes)  # 0: drawn anew each time
+    found = {}
+    for threads in (0, 1, 4):
+        for start in (0, 5):
+            for batch in take(6, opened(), batch_size=7, seed=0, threads=threads, start=start):
+                for index, x_tn in zip(batch["index"].tolist(), batch["x_tn"], strict=True):
+                    found.setdefault(index, set()).add(hashlib.sha256(x_tn.tobytes()).hexdigest())
+    assert [len(hashed) for hashed in found.values()] == [1] * COUNT
+    assert len(set.union(*found.values())) == COUNT
 
 
 def test_epochs_differ_in_order(examples):

@@ -1,4 +1,5 @@
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -80,6 +81,25 @@ def test_a_prepared_data_set_is_read_without_tensorflow(prepare):
     values = [int(images.read(i).mean()) for i in range(5)]
     assert sorted(values) == [0, 10, 20, 30, 40]
     assert [images.read_label(i) for i in range(5)] == [LABELS[v // 10] for v in values]
+
+
+def test_its_fingerprint_is_of_its_version_split_and_files(prepare, data_dir):
+    prepare(Prepared)
+    of = lambda split: open_images(f"tfds:prepared{split}").fingerprint()
+    assert of("") == of("@train")
+    assert len({of(""), of("@train[:3]"), of("@train[1:4]")}) == 3
+
+
+def test_its_fingerprint_tells_of_files_of_another_size_and_not_of_another_place(prepare, data_dir, monkeypatch):
+    prepare(Prepared)
+    first, moved = open_images("tfds:prepared").fingerprint(), data_dir / "moved"
+    shutil.copytree(data_dir / "prepared", moved / "prepared")
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(moved))
+    images = open_images("tfds:prepared")
+    assert images.fingerprint() == first
+    (shard,) = moved.rglob("*.array_record*")
+    shard.write_bytes(shard.read_bytes() + b"more")
+    assert images.fingerprint() != first
 
 
 def test_images_of_many_sizes_need_image_size(prepare):

@@ -68,9 +68,10 @@ def watch(guard, steps, **scalars):
 def test_many_skipped_steps_in_a_row_end_the_run_and_name_their_images(tmp_path, metrics, capsys):
     guard = Guard(tmp_path, metrics, None)
     watch(guard, [0])
+    for step in range(1, SKIPS + 1):
+        watch(guard, [step], loss=np.nan, skipped_in_a_row=step)
     with pytest.raises(Diverged, match=rf"the loss is nan at step 21, as in the 19 steps before it.*{tmp_path}"):
-        for step in range(1, 30):
-            watch(guard, [step], loss=np.nan, skipped_in_a_row=step)
+        guard.settle()
     named = json.loads((tmp_path / "skipped.json").read_text())["images of the skipped steps"]
     assert len(named) == SKIPS
     assert named["2"] == [2, 3]

@@ -76,5 +76,5 @@ def test_a_batch_is_told_by_its_bits():
 
 
 def test_a_run_without_a_trace_is_told_how_to_write_one(tmp_path):
-    with pytest.raises(InputError, match="train with --config.debug_trace=true"):
+    with pytest.raises(InputError, match=r"train with --config\.debug_trace=true"):
         read_trace(tmp_path)

@@ -24,6 +24,7 @@ from tweedie_diffusion.data.formats import Frames, Source, is_image, open_frames
 
 CHUNK = 512  # files given to the threads at once
 VERSION = 1  # of the cache
+MEND = "put it back as it was, or begin a new run with what there is now"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Entry:
         shape, dtype: of each.
         digest: of its bytes; empty before it was looked at.
         error: why it cannot be used, or nothing.
+        archive: bytes of the whole archive; 0 for a file.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Entry:
     dtype: str = ""
     digest: str = ""
     error: str = ""
+    archive: int = 0
 
     @property
     def source(self) -> Source:
@@ -66,8 +69,18 @@ class Entry:
         return self.name if self.frames == 1 else f"{self.name}:{frame}"
 
     def open(self) -> Frames:
-        """Its frames."""
+        """Its frames; InputError if the file is not the one that was looked at."""
+        self.check()
         return open_frames(self.name, self.source)
+
+    def check(self) -> None:
+        """Raise InputError unless the file, or the archive, has the size and the time that it was looked at with."""
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise InputError(f"{self.name} cannot be read any more: {error.strerror}; {MEND}") from error
+        if (status.st_size, status.st_mtime_ns) != (self.archive or self.size, self.mtime_ns):
+            raise InputError(f"{self.name} has changed since it was first looked at; {MEND}")
 
 
 def is_catalog(source: str) -> bool:
@@ -133,7 +146,7 @@ def _readable(entry):
 
 
 def _identity(entry):
-    return entry.name, entry.path, entry.offset, entry.size, entry.mtime_ns
+    return entry.name, entry.path, entry.offset, entry.size, entry.mtime_ns, entry.archive
 
 
 def _is_archive(path):
@@ -224,23 +237,36 @@ def _unusable(name, path, why):
 
 def _members(name: str, path: str) -> Iterator[Entry]:
     """The images of an archive, by their place in it: tar keeps them whole, so that each can be read alone."""
-    mtime_ns = os.stat(path).st_mtime_ns
+    status = os.stat(path)
     seen = set()
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 inside, full = PurePosixPath(member.name), f"{name}/{member.name}"
-                if not member.isfile() or not is_image(member.name) or inside.name.startswith("."):
+                if member.isdir() or not is_image(member.name) or inside.name.startswith("."):
                     continue
-                if inside.is_absolute() or ".." in inside.parts:
-                    yield _unusable(full, path, f"{full} lies outside of its archive")
-                elif inside in seen:
-                    yield _unusable(full, path, f"{full} is in its archive twice")
+                if wrong := "is in its archive twice" if inside in seen else _unfit(member, status.st_size):
+                    yield _unusable(full, path, f"{full} {wrong}")
                 else:
-                    yield Entry(full, path, member.offset_data, member.size, mtime_ns)
+                    place = member.offset_data, member.size, status.st_mtime_ns
+                    yield Entry(full, path, *place, archive=status.st_size)
                 seen.add(inside)
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
         yield _unusable(name, path, f"{name} is not a readable, uncompressed tar archive ({error})")
+
+
+def _unfit(member: tarfile.TarInfo, length: int) -> str:
+    """Why a member of an archive of so many bytes cannot be read where it lies, or nothing."""
+    inside = PurePosixPath(member.name)
+    if inside.is_absolute() or ".." in inside.parts:
+        return "lies outside of its archive"
+    if member.issparse():
+        return "is stored without its empty parts: pack it without --sparse"
+    if not member.isreg():
+        return "is a link or a device and no file: pack what it leads to"
+    if not 0 <= member.size <= length - member.offset_data:
+        return "is cut off"
+    return ""
 
 
 def _examine(entry: Entry, *, alone: bool) -> Entry:
@@ -263,7 +289,7 @@ def _examine(entry: Entry, *, alone: bool) -> Entry:
             if frame.dtype.kind == "f" and not np.isfinite(frame).all():
                 raise InputError(f"{entry.name} holds NaN or infinity")
     except InputError as error:
-        return dataclasses.replace(entry, digest="-", error=str(error))
+        return dataclasses.replace(entry, digest="-", error=" ".join(str(error).split()))
     except OSError as error:
         return dataclasses.replace(entry, digest="-", error=f"{entry.name} cannot be read: {error.strerror or error}")
     except Exception as error:  # decoders of damaged files raise whatever they like

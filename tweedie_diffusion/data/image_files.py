@@ -4,6 +4,7 @@ import bisect
 import itertools
 import threading
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,10 +12,7 @@ from tweedie_diffusion.data.catalog import Entry, catalog
 from tweedie_diffusion.data.errors import BadFiles, InputError
 from tweedie_diffusion.data.formats import Frames
 
-OPENED, OPENED_BYTES = (
-    16,
-    2**26,
-)  # stacks that each thread remembers, and how large all of them may be: some are read whole
+OPENED, OPENED_BYTES = 16, 2**26  # stacks each thread remembers, and how large all may be: some are read whole
 
 
 class FrameFiles:
@@ -54,20 +52,43 @@ class FrameFiles:
         return self.entries[file].frame_name(frame)
 
     def read(self, index: int) -> np.ndarray:
-        """[H, W, C] as stored."""
+        """[H, W, C] as stored; InputError if its file is not the one that was looked at."""
         file, frame = self.place(index)
-        return self._open(file).read(frame)
+        try:
+            return self._open(file).read(frame)
+        finally:  # also for what changed meanwhile, and instead of what a decoder says of it
+            self.entries[file].check()
+
+    def contents(self) -> Iterator[str]:
+        """Names, relative to the source, and digests of all files: the same wherever the source lies."""
+        for entry in self.entries:
+            yield entry.name
+            yield entry.digest
+
+    def without(self, left_out: list[tuple[str, str]]) -> "FrameFiles":
+        """The same but for some files [(name, why)], which are excluded.
+
+        Raises:
+            BadFiles: if none is left.
+        """
+        names = {name for name, _ in left_out}
+        kept, excluded = [e for e in self.entries if e.name not in names], sorted(self.excluded + left_out)
+        if not kept:
+            raise BadFiles("no file can be used", [why for _, why in excluded])
+        return FrameFiles(kept, excluded)
 
     def _open(self, file: int) -> Frames:
         entry = self.entries[file]
         if entry.frames == 1:
             return entry.open()
         stacks = vars(self._opened).setdefault("stacks", {})
-        if file not in stacks:
-            size = entry.size + sum(self.entries[other].size for other in stacks)
-            if len(stacks) >= OPENED or size > OPENED_BYTES:
-                stacks.clear()
-            stacks[file] = entry.open()
+        if file in stacks:
+            entry.check()  # before it is read: a mapped file that was cut off would end the process
+            return stacks[file]
+        size = entry.size + sum(self.entries[other].size for other in stacks)
+        if len(stacks) >= OPENED or size > OPENED_BYTES:
+            stacks.clear()
+        stacks[file] = entry.open()
         return stacks[file]
 
 
@@ -115,29 +136,57 @@ def kind_in_words(entry: Entry) -> str:
     return _words(entry.shape[-1], entry.dtype)
 
 
-def check_sizes(files: FrameFiles, side: int, setting: str) -> None:
-    """Refuse images smaller than the squares of `side` that a setting makes of them, naming each.
+def large_enough(files: FrameFiles, side: int, setting: str, *, lenient: bool = False) -> FrameFiles:
+    """The files of which squares of `side` can be made, as a setting asks for; if lenient, without the others.
 
     Raises:
-        BadFiles: if there are any.
+        BadFiles: naming each that is smaller.
     """
-    small = [entry for entry in files.entries if min(entry.shape[:2]) < side]
-    if small:
+    small = [(entry.name, _size_in_words(entry)) for entry in files.entries if min(entry.shape[:2]) < side]
+    if small and not lenient:
         raise BadFiles(
-            f"{len(small)} files are smaller than {setting}={side}: lower it, or remove them",
-            [f"{entry.name} is {entry.shape[0]}×{entry.shape[1]}" for entry in small],
+            f"{len(small)} files are smaller than {setting}={side}: lower it, remove them, "
+            "or set data.lenient=True to go on without",
+            [why for _, why in small],
         )
+    return files.without(small) if small else files
 
 
-def different_sizes(files: FrameFiles) -> InputError:
+def of_one_size(files: FrameFiles, *, lenient: bool = False) -> FrameFiles:
+    """The files, if they are of one size; if lenient and most are, without the others.
+
+    Raises:
+        BadFiles: naming each that is of another size than most; InputError if there is no such size.
+    """
+    sizes = Counter(entry.shape[:2] for entry in files.entries)
+    common, count = sizes.most_common(1)[0]
+    if count == len(files.entries):
+        return files
+    if 2 * count <= len(files.entries):
+        raise _different_sizes(files, sizes)
+    odd = [(entry.name, _size_in_words(entry)) for entry in files.entries if entry.shape[:2] != common]
+    if not lenient:
+        raise BadFiles(
+            f"{len(odd)} files are not {common[0]}×{common[1]}, as most are: remove them, set data.lenient=True to "
+            f"go on without, or {_squares(files)}",
+            [why for _, why in odd],
+        )
+    return files.without(odd)
+
+
+def _different_sizes(files, sizes):
     """What to say of images of several sizes where one is needed."""
-    sizes = Counter(entry.shape[:2] for entry in files.entries).most_common(2)
-    (one, _), (other, _) = sizes
-    smallest = min(min(entry.shape[:2]) for entry in files.entries)
-    return InputError(
-        f"the images differ in size ({one[0]}×{one[1]}, {other[0]}×{other[1]}, …): train on squares cut from them, "
-        f"e.g. --config.data.crop={_power_of_two(smallest)}, or, clean ones only, set data.image_size"
-    )
+    (one, _), (other, _) = sizes.most_common(2)
+    return InputError(f"the images differ in size ({one[0]}×{one[1]}, {other[0]}×{other[1]}, …): {_squares(files)}")
+
+
+def _squares(files):
+    side = _power_of_two(min(min(entry.shape[:2]) for entry in files.entries))
+    return f"train on squares cut from them, e.g. --config.data.crop={side}, or, clean ones only, set data.image_size"
+
+
+def _size_in_words(entry):
+    return f"{entry.name} is {entry.shape[0]}×{entry.shape[1]}"
 
 
 def _power_of_two(size):

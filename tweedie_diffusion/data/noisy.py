@@ -44,11 +44,12 @@ class NoiseModel:
 
 
 class NoisyImages:
-    """Random access to noisy examples: i -> {x_tn, sigma_tn, label}, all that training ever sees.
+    """Random access to noisy examples: i -> {x_tn, sigma_tn, label, index}, all that training ever sees.
 
-    `label` is −1 without classes. Example i is the same array whenever, in whatever order and on whatever machine it
-    is asked for. Of images larger than the examples it is the central square, unless `rows` is given a generator, which
-    places it. The noise belongs to the whole image, so that squares that overlap share it.
+    `label` is −1 without classes; `index` is the number of the image in the whole data set. Example i is the same array
+    whenever, in whatever order and on whatever machine it is asked for. Of images larger than the examples it is the
+    central square, unless `rows` is given a generator, which places it. The noise belongs to the whole image, so that
+    squares that overlap share it.
     """
 
     def __init__(self, images: Images, levels: np.ndarray, noise_key: jax.Array | None, indices: np.ndarray):
@@ -71,18 +72,19 @@ class NoisyImages:
 
     def rows(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """The examples at `indices` [B], as arrays [B, ...]; `rng` places squares cut from larger images."""
-        sigma_tn = self._levels[self._indices[indices]]
+        numbers = self._indices[indices]
+        known = {"sigma_tn": self._levels[numbers], "index": numbers.astype(np.int32)}
         if self._images.cropped:
             x_tn = np.stack([self._square(int(i), rng) for i in indices])
-            return {"x_tn": x_tn, "sigma_tn": sigma_tn, "label": self._labels[indices]}
+            return {"x_tn": x_tn, "label": self._labels[indices]} | known
         if self._cache is None:
-            x_tn, labels = self._open(self._indices[indices])
-            return {"x_tn": x_tn, "sigma_tn": sigma_tn, "label": labels}
+            x_tn, labels = self._open(numbers)
+            return {"x_tn": x_tn, "label": labels} | known
         missing = np.unique(indices[~self._cached[indices]])
         if len(missing):
             self._cache[missing], self._labels[missing] = self._open(self._indices[missing])
             self._cached[missing] = True
-        return {"x_tn": self._cache[indices], "sigma_tn": sigma_tn, "label": self._labels[indices]}
+        return {"x_tn": self._cache[indices], "label": self._labels[indices]} | known
 
     @property
     def cropped(self) -> bool:

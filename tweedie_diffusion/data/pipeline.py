@@ -21,8 +21,9 @@ def batches(
     flip: bool = False,
     turn: bool = False,
     law: SigmaLaw | None = None,
+    threads: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches {x_tn [B, ...], sigma_tn [B], label [B]}, from number `start` on.
+    """Endless batches {x_tn [B, ...], sigma_tn [B], label [B], index [B]}, from number `start` on.
 
     Every epoch is shuffled anew from (seed, epoch). A batch may span two epochs, so that none is smaller. With a law,
     there are no epochs: each row draws its σ_t first, then any image with less noise, and batches hold `sigma_t` too.
@@ -37,6 +38,7 @@ def batches(
         flip: mirror half of the images left to right.
         turn: by a random number of quarter turns; images must be square.
         law: of σ_t.
+        threads: that make batches, the same ones however many; 0 for none beside the caller, None for those of a CPU.
     """
     # Indices go through the pipeline one by one, images a batch at a time: Python costs less than the copies.
     if law:
@@ -48,7 +50,8 @@ def batches(
         batched = batched.random_map(_flip_half)
     if turn:
         batched = batched.random_map(_turn)
-    threads = min(16, os.cpu_count() or 1)  # a batch each: decoding lets other threads run
+    if threads is None:
+        threads = min(16, os.cpu_count() or 1)  # a batch each: decoding lets other threads run
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(batched[start:].to_iter_dataset(options))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from tweedie_diffusion.data.catalog import is_catalog
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.fingerprint import fingerprint
 from tweedie_diffusion.data.formats.arrays import load_arrays, pick_images
 from tweedie_diffusion.data.scaling import Scaling, ScalingRule
 from tweedie_diffusion.data.synthetic import MIXTURES
@@ -35,6 +36,7 @@ class Images:
         cropped: whether examples are squares cut from larger images.
         name: index -> the file, and the frame in it; None if the images are no files.
         excluded: [(file, why)] of those that could not be used.
+        contents: makes texts and arrays that change if the images or labels do; None if nobody asks.
     """
 
     read: Callable[[int], np.ndarray]
@@ -48,6 +50,14 @@ class Images:
     cropped: bool = False
     name: Callable[[int], str] | None = None
     excluded: tuple[tuple[str, str], ...] = ()
+    contents: Callable[[], Iterable[str | np.ndarray]] | None = None
+
+    def fingerprint(self) -> str:
+        """Of the images in their order, their labels and their stated levels; empty without `contents`."""
+        if self.contents is None:
+            return ""
+        levels = () if self.sigma_tn is None else ("levels", self.sigma_tn)
+        return fingerprint([*self.contents(), *levels])
 
 
 def open_images(
@@ -111,8 +121,11 @@ def open_images(
 
 def in_memory(stored: np.ndarray, scaling: Scaling, *, labels: np.ndarray | None = None, **fields) -> Images:
     """`Images` of an array [N, ...] held in memory, with labels [N] if there are any."""
+    contents = [stored]
     if labels is not None:
         fields |= {"num_classes": int(labels.max()) + 1, "read_label": lambda i: int(labels[i])}
+        contents += [labels]
+    fields |= {"contents": lambda: contents}
     return Images(read=stored.__getitem__, count=len(stored), shape=stored.shape[1:], scaling=scaling, **fields)
 
 
@@ -173,15 +186,15 @@ def _open_arrays(path, rule, image_size, clean):
 
 
 def _open_files(source, rule, image_size, crop, *, clean, lenient):
-    from tweedie_diffusion.data.image_files import check_sizes, different_sizes, open_frame_files
+    from tweedie_diffusion.data.image_files import large_enough, of_one_size, open_frame_files
     from tweedie_diffusion.data.resize import crop_and_resize
 
     files = open_frame_files(source, lenient=lenient)
     side = crop or image_size
     if side:
-        check_sizes(files, side, "data.crop" if crop else "data.image_size")
-    elif not all(files.shape):
-        raise different_sizes(files)
+        files = large_enough(files, side, "data.crop" if crop else "data.image_size", lenient=lenient)
+    else:
+        files = of_one_size(files, lenient=lenient)
     shape = (side, side, files.channels) if side else files.shape
 
     def read(i: int) -> np.ndarray:
@@ -199,7 +212,8 @@ def _open_files(source, rule, image_size, crop, *, clean, lenient):
         check_values(sample(), scaling, source, clean=True)
     if rule == ScalingRule() and files.dtype.kind == "f":
         _check_usual_range(sample(), source)
-    return Images(read, len(files), shape, scaling, name=files.name, excluded=tuple(files.excluded))
+    described = {"name": files.name, "excluded": tuple(files.excluded), "contents": files.contents}
+    return Images(read, len(files), shape, scaling, **described)
 
 
 def _cropped(images, crop):

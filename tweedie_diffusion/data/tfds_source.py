@@ -1,8 +1,11 @@
 """TFDS data sets through `data_source`: random access, without TensorFlow, and never a hidden download."""
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.resize import crop_and_resize
@@ -50,7 +53,16 @@ def open_tfds(name: str, *, rule: ScalingRule = ScalingRule(), image_size: int =
     first = read(0)
     sample = lambda: np.stack([read(int(i)) for i in spaced(len(records), SAMPLED)]).reshape(-1, first.shape[-1])
     scaling = rule.scaling(first.dtype, sample, bounded=True)
+    images = Images(read, len(records), first.shape, scaling, contents=lambda: _contents(builder, split))
     if "label" not in features or not features["label"].num_classes:
-        return Images(read, len(records), first.shape, scaling)
+        return images
     read_label = lambda i: int(records[i]["label"])
-    return Images(read, len(records), first.shape, scaling, features["label"].num_classes, read_label)
+    return dataclasses.replace(images, num_classes=features["label"].num_classes, read_label=read_label)
+
+
+def _contents(builder, split: str) -> Iterator[str]:
+    """Name, version and split of a data set, and which records of which files these are: terabytes are not read."""
+    yield f"{builder.info.full_name}@{split}"
+    for part in builder.info.splits[split].file_instructions:
+        file = epath.Path(part.filename)
+        yield f"{file.name} {file.stat().length} {part.skip} {part.take}"

@@ -18,6 +18,7 @@ class DataFacts:
         num_classes: 0 without labels.
         scaling: from the data's own range to [-1, 1].
         num_train, num_held_out: examples.
+        fingerprint: of all images; empty if it is not known, as of runs that are older than it.
     """
 
     shape: tuple[int, ...]
@@ -28,6 +29,7 @@ class DataFacts:
     scaling: Scaling
     num_train: int
     num_held_out: int
+    fingerprint: str = ""
 
     def to_json(self) -> str:
         """As JSON, one field a line."""
@@ -38,6 +40,21 @@ class DataFacts:
         """What `to_json` wrote."""
         fields = json.loads(text)
         return DataFacts(**fields | {"shape": tuple(fields["shape"]), "scaling": Scaling.from_dict(fields["scaling"])})
+
+    def difference(self, other: "DataFacts") -> list[str]:
+        """What other facts state otherwise, as `name: this -> that`; a fingerprint only where both have one."""
+        before, after = (_flat(json.loads(facts.to_json())) for facts in (self, other))
+        if not (self.fingerprint and other.fingerprint):
+            before["fingerprint"] = after["fingerprint"]
+        names = before.keys() | after.keys()
+        changed = sorted(name for name in names if before.get(name) != after.get(name))
+        return [f"{name}: {before.get(name)} -> {after.get(name)}" for name in changed]
+
+
+def _flat(fields: dict) -> dict:
+    """With the fields of the scaling beside the others."""
+    scaling = {f"scaling.{name}": value for name, value in fields["scaling"].items()}
+    return {name: value for name, value in fields.items() if name != "scaling"} | scaling
 
 
 def facts_of(dataset: Dataset) -> DataFacts:
@@ -52,4 +69,5 @@ def facts_of(dataset: Dataset) -> DataFacts:
         scaling=dataset.images.scaling,
         num_train=len(dataset.train),
         num_held_out=len(dataset.held_out),
+        fingerprint=dataset.images.fingerprint(),
     )

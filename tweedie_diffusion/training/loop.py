@@ -87,13 +87,21 @@ def open_data(data: Config) -> Dataset:
     return open_dataset(images, noise, held_out=data.held_out, split_seed=data.split_seed)
 
 
-def train(config: Config, workdir: Path, *, start_over: bool = False, leave: Leave | None = None) -> bool:
+def train(
+    config: Config,
+    workdir: Path,
+    *,
+    start_over: bool = False,
+    accept_data: bool = False,
+    leave: Leave | None = None,
+) -> bool:
     """Train the model of `config` in `workdir`, going on from its newest checkpoint, and write the results.
 
     Args:
         config: of `default_config`.
         workdir: created if it does not exist.
         start_over: set all checkpoints aside and begin at step 0.
+        accept_data: go on although the data is not what the run began with.
         leave: ends the process if it is asked to stop while the compiler runs and nothing can be lost; None waits.
 
     Returns:
@@ -108,7 +116,7 @@ def train(config: Config, workdir: Path, *, start_over: bool = False, leave: Lea
     check_workdir(workdir, config)
     with StopRequests(leave) as stops, contextlib.ExitStack() as held:
         with stops.nothing_to_lose("stopped before the first step, with nothing to save"):
-            run = _open_run(config, workdir, stops, held, start_over=start_over)
+            run = _open_run(config, workdir, stops, held, start_over=start_over, accept_data=accept_data)
             if run.checkpoints.latest_step() == config.training.steps and (workdir / "denoising_curve.json").is_file():
                 return False
             state = _first_state(run)
@@ -118,7 +126,7 @@ def train(config: Config, workdir: Path, *, start_over: bool = False, leave: Lea
     return True
 
 
-def _open_run(config, workdir, stops, held, *, start_over) -> _Run:
+def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
     """Everything but the state; what must be closed is in `held`."""
     mesh = make_mesh()
     if config.training.batch_size % mesh.size:
@@ -137,7 +145,7 @@ def _open_run(config, workdir, stops, held, *, start_over) -> _Run:
     checkpoints = held.enter_context(Checkpoints(workdir, keep=config.training.keep_checkpoints))
     if start_over:
         checkpoints.set_all_aside()
-    open_workdir(workdir, config, facts, dataset.images.excluded, tqdm.write)
+    open_workdir(workdir, config, facts, dataset.images.excluded, accept_data=accept_data, say=tqdm.write)
     mixture = open_mixture(workdir, config, dataset.train) if config.model.patch_components else None
     optimizer = make_optimizer(config.training)
     first = lambda: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
@@ -237,8 +245,12 @@ def _take_steps(run: _Run, state: TrainState) -> TrainState:
             if run.stops.asked:
                 _save(run, state, guard, trace)
                 run.checkpoints.wait()
-                raise Stopped(run.stops.asked, f"stopped at step {step + 1} of {training.steps}, which is saved")
+                raise Stopped(run.stops.asked, _stopped_at(run, step + 1))
     return state
+
+
+def _stopped_at(run: _Run, step: int) -> str:
+    return f"stopped at step {step} of {run.config.training.steps}, which is saved"
 
 
 def _scores_at(training: Config, step: int) -> bool:
@@ -263,7 +275,7 @@ def _compiling(run: _Run, state: TrainState, guard: Guard, trace: Trace | None):
         return
     if step and step not in run.checkpoints.steps():
         _save(run, state, guard, trace)
-    saved = f"stopped while compiling: step {step} is saved" if step else "stopped before the first step was done"
+    saved = _stopped_at(run, step) if step else "stopped before the first step was done, with nothing to save"
     with run.stops.nothing_to_lose(saved, run.checkpoints.wait):
         yield
 
@@ -319,8 +331,8 @@ def _step_programs(run: _Run):
 
 def _score(run: _Run, state: TrainState, metrics: Metrics) -> None:
     """What held-out images say of the model of a saved state, and what is wrong with it."""
-    step, steps = int(state.step), run.config.training.steps
-    with run.stops.nothing_to_lose(f"stopped at step {step} of {steps}, which is saved", run.checkpoints.wait):
+    step = int(state.step)
+    with run.stops.nothing_to_lose(_stopped_at(run, step), run.checkpoints.wait):
         model = run.model.with_params(state.ema_params)
         health = held_out_health(model, run.dataset)
         if better := run.checkpoints.better_step(health.get("score", -math.inf)):
@@ -332,7 +344,7 @@ def _score(run: _Run, state: TrainState, metrics: Metrics) -> None:
         curve = held_out_curve(model, run.dataset)
         named = zip(curve["sigma"], curve["relative_mse"], strict=True)
         metrics.write(step, health | {f"held_out_mse/{sigma:g}": mse for sigma, mse in named})
-        for warning in health_warnings(health) if step > steps // 10 else ():
+        for warning in health_warnings(health) if step > run.config.training.steps // 10 else ():
             metrics.say(f"warning: step {step}: {warning}")
         run.checkpoints.score(step, health.get("score"))
 

@@ -1,6 +1,7 @@
 """Where the numbers of a run go: a JSON line, TensorBoard, and the progress bar."""
 
 import json
+import math
 import os
 import time
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ class Metrics:
             if self._lines:
                 self._lines.write((json.dumps({"step": step, **numbers}) + "\n").encode())
             if self._board:
-                for name, value in numbers.items():
+                for name, value in ((n, v) for n, v in numbers.items() if math.isfinite(v)):
                     event = Event(wall_time=time.time(), step=step, summary=scalar(name, value))
                     self._board.write_event(event)
                 self._board.flush()

@@ -93,9 +93,17 @@ def locked(workdir: Path):
 
 
 def open_workdir(
-    workdir: Path, config: Config, facts: DataFacts, excluded: Sequence[tuple[str, str]], say: Callable[[str], None]
+    workdir: Path,
+    config: Config,
+    facts: DataFacts,
+    excluded: Sequence[tuple[str, str]],
+    *,
+    accept_data: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Write config, facts and a list of excluded files, or check that the data is still the one the run began with.
+
+    With `accept_data` it may be another, and `say` is told so.
 
     Raises:
         InputError: if the directory cannot be written, or the data changed.
@@ -103,16 +111,19 @@ def open_workdir(
     saved = workdir / "data.json"
     changed = check_workdir(workdir, config)
     if begun := has_checkpoints(workdir):
-        if not saved.is_file() or saved.read_text() != facts.to_json():
-            raise InputError(
-                f"the data is not what the run in {workdir} began with ({saved}): choose another --workdir"
-            )
         if changed:
             say(f"going on with other settings: {', '.join(changed)}")
+        if other := _changed_data(saved, facts):
+            if not accept_data:
+                raise InputError(
+                    f"the data is not what the run in {workdir} began with ({', '.join(other)}): "
+                    "put it back as it was, go on all the same by --accept_data, or choose another --workdir"
+                )
+            say(f"warning: going on with other data: {', '.join(other)}")
     try:
         if changed or not begun:
             replace_text(workdir / "config.json", to_json(config))
-        if not begun:
+        if not begun or accept_data:
             replace_text(saved, facts.to_json())
             (workdir / "excluded.csv").unlink(missing_ok=True)
             if excluded:
@@ -121,6 +132,14 @@ def open_workdir(
                 replace_text(workdir / "excluded.csv", lines.getvalue())
     except OSError as error:
         raise InputError(f"{workdir} cannot be written ({error.strerror}): choose another --workdir") from error
+
+
+def _changed_data(saved: Path, facts: DataFacts) -> list[str]:
+    """What differs from the data of a run, by its data.json."""
+    try:
+        return DataFacts.from_json(saved.read_text()).difference(facts)
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{saved} cannot be read ({error}): choose another --workdir") from error
 
 
 def write_curve(workdir: Path, curve: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "tweedie_diffusion"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "tweedie_diffusion"
 FLOORS = ["diffusion", "models", "data", "evaluation", "training"]  # programs stand on top
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -53,3 +54,62 @@ def test_every_public_name_has_a_docstring():
     import tweedie_diffusion
 
     assert all(getattr(tweedie_diffusion, name).__doc__ for name in tweedie_diffusion.__all__)
+
+
+OURS = [path for folder in ("tweedie_diffusion", "configs", "experiments") for path in (ROOT / folder).rglob("*.py")]
+RUN_WHAT_THEY_READ = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "jsonpickle",
+}
+SAFELY = {"np.load": "allow_pickle=False", "numpy.load": "allow_pickle=False", "torch.load": "weights_only=True"}
+NEVER = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "pd.read_pickle", "pandas.read_pickle"}
+
+
+def dangers(tree):
+    """What could run code of a file that is read: imports, calls, and functions that are handed on unsafely."""
+    called = {node.func: node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            yield from (name for name in names if name.split(".")[0] in RUN_WHAT_THEY_READ)
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            if ast.unparse(node) != "allow_pickle=False":
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Name | ast.Attribute) and (name := ast.unparse(node)) in SAFELY | dict.fromkeys(
+            NEVER
+        ):
+            keywords = [ast.unparse(keyword) for keyword in called[node].keywords] if node in called else []
+            if name in NEVER or SAFELY[name] not in keywords:
+                yield name
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_module_runs_what_it_reads(path):
+    assert list(dangers(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import pickle", ["pickle"]),
+        ("import numpy, joblib.memory", ["joblib.memory"]),
+        ("from dill import load", ["dill"]),
+        ("np.load(path)", ["np.load"]),
+        ("np.load(path, allow_pickle=True)", ["allow_pickle=True", "np.load"]),
+        ("np.save(path, x, allow_pickle=flag)", ["allow_pickle=flag"]),
+        ("readers = [np.load]", ["np.load"]),
+        ("torch.load(path)", ["torch.load"]),
+        ("eval(text)", ["eval"]),
+        ("yaml.load(text)", ["yaml.load"]),
+        ("np.load(path, allow_pickle=False); torch.load(path, weights_only=True); model.eval()", []),
+    ],
+)
+def test_such_modules_would_be_found(code, found):
+    assert sorted(dangers(ast.parse(code))) == found

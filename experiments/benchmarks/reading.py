@@ -48,6 +48,10 @@ def read_mrc(path):
         return np.array(file.data)
 
 
+def read_npy(path):
+    return np.load(path, allow_pickle=False)
+
+
 def write_h5(path, image):
     with h5py.File(path, "w") as file:
         file["images"] = image[None]
@@ -66,7 +70,7 @@ FILES = {
     ".fits": (write_fits, fits.getdata),
     ".mrc": (write_mrc, read_mrc),
     ".h5": (write_h5, read_h5),
-    ".npy": (np.save, np.load),
+    ".npy": (np.save, read_npy),
 }
 
 

@@ -126,9 +126,79 @@ def test_mixed_sizes_are_told_the_mend(tmp_path, grey):
 def test_images_smaller_than_the_squares_are_named(tmp_path, grey):
     save(grey, tmp_path / "a.png")
     save(grey[:3], tmp_path / "b.png")
-    with pytest.raises(BadFiles, match=r"1 files are smaller than data.crop=4") as caught:
+    with pytest.raises(BadFiles, match=r"1 files are smaller than data.crop=4: .* data.lenient=True") as caught:
         open_images(str(tmp_path), crop=4)
     assert reasons(caught) == "b.png is 3×6"
+    images = open_images(str(tmp_path), crop=4, lenient=True)
+    assert (images.count, images.excluded) == (1, (("b.png", "b.png is 3×6"),))
+    with pytest.raises(BadFiles, match="no file can be used"):
+        open_images(str(tmp_path), crop=5, lenient=True)
+
+
+def test_a_few_of_another_size_than_most_are_named(tmp_path, grey):
+    for name in ("a", "b", "d"):
+        save(grey, tmp_path / f"{name}.png")
+    save(grey[:3], tmp_path / "c.png")
+    mend = r"1 files are not 4×6, as most are: remove them, set data.lenient=True .*, or train on squares .*data.crop=2"
+    with pytest.raises(BadFiles, match=mend) as caught:
+        open_images(str(tmp_path))
+    assert reasons(caught) == "c.png is 3×6"
+    images = open_images(str(tmp_path), lenient=True)
+    assert (images.count, images.shape, images.excluded) == (3, (4, 6, 1), (("c.png", "c.png is 3×6"),))
+    assert [images.name(i) for i in range(3)] == ["a.png", "b.png", "d.png"]
+
+
+@pytest.fixture
+def bad_files(tmp_path, grey, colour):
+    """A folder of eight good files and one of each bad kind; the start of what is said of each of these."""
+    folder = tmp_path / "images"
+    for i in range(8):
+        save(grey, folder / f"good{i}.png")
+    whole = (folder / "good0.png").read_bytes()
+    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("no image")
+    Image.fromarray(colour).convert("CMYK").save(folder / "inks.jpg")
+    Image.fromarray(grey).convert("LA").save(folder / "alpha.png")
+    save(colour, folder / "colour.png")
+    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
+    (folder / "itself.png").symlink_to(folder / "itself.png")
+    (folder / "one.png").symlink_to(folder / "other.png")
+    (folder / "other.png").symlink_to(folder / "one.png")
+    (folder / "parent").symlink_to(tmp_path)  # no file, and entered no second time
+    (folder / "loop").symlink_to(folder / "loop")
+    return folder, {
+        "alpha.png": "has transparency",
+        "colour.png": "is 3 channels of uint8, most are 1 channel of uint8",
+        "dangling.png": "cannot be read: No such file or directory",
+        "empty.png": "is not a readable picture",
+        "inks.jpg": "is CMYK",
+        "itself.png": "cannot be read: Too many levels of symbolic links",
+        "one.png": "cannot be read: Too many levels of symbolic links",
+        "other.png": "cannot be read: Too many levels of symbolic links",
+        "text.jpg": "is not a readable picture",
+        "truncated.png": "is not a readable picture",
+    }
+
+
+def test_one_scan_names_every_bad_file_in_one_line(bad_files):
+    folder, expected = bad_files
+    with pytest.raises(BadFiles, match=f"{len(expected)} of {len(expected) + 8} files in .* cannot be used") as caught:
+        open_images(str(folder))
+    assert [line.split()[0] for line in caught.value.lines] == list(expected)
+    for line, (name, why) in zip(caught.value.lines, expected.items(), strict=True):
+        assert line.startswith(f"{name} {why}")
+        assert "\n" not in line
+
+
+def test_lenient_leaves_out_the_same_files_at_every_start(bad_files, grey):
+    folder, expected = bad_files
+    save(grey[:3], folder / "small.png")
+    first, again = (open_images(str(folder), lenient=True) for _ in range(2))
+    assert first.excluded == again.excluded
+    assert [name for name, _ in first.excluded] == sorted([*expected, "small.png"])
+    assert [first.name(i) for i in range(first.count)] == [f"good{i}.png" for i in range(8)]
+    assert first.fingerprint() == again.fingerprint()
 
 
 def test_squares_are_cut_from_images_of_any_size(tmp_path, grey):

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 
@@ -60,6 +61,15 @@ def test_a_run_goes_on_with_the_same_data(workdir):
     before = (workdir / "data.json").read_text()
     opened(workdir, FACTS)
     assert (workdir / "data.json").read_text() == before
+
+
+def test_the_files_left_out_are_listed_once_for_all(tmp_path):
+    left_out = [("a,b.png", "a,b.png is 3×6"), ("c.png", "c.png is CMYK")]
+    open_workdir(tmp_path, default_config(), FACTS, left_out)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    open_workdir(tmp_path, default_config(), FACTS)
+    with (tmp_path / "excluded.csv").open(newline="", encoding="utf-8") as file:
+        assert [tuple(row) for row in csv.reader(file)] == [("file", "why"), *left_out]
 
 
 def test_a_run_does_not_go_on_with_other_data_and_is_told_which(workdir):

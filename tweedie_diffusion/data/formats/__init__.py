@@ -32,6 +32,7 @@ MODULES = {
 
 
 Source = Path | bytes  # a file, or what a member of an archive holds
+MOST_DEFLATED, SMALL = 1032, 2**28  # bytes that deflate packs into one at most; and those that no machine minds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,19 @@ def module_of(name: str) -> Any:
 def opened(source: Source) -> BinaryIO:
     """A file object at the start of `source`."""
     return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+
+
+def size_of(source: Source) -> int:
+    """Its bytes."""
+    return source.stat().st_size if isinstance(source, Path) else len(source)
+
+
+def check_claim(name: str, claimed: int, held: int) -> None:
+    """Raise InputError if a header states an image of more bytes than a file of `held` bytes can hold, packed or not,
+    before memory is taken for it.
+    """
+    if claimed > max(SMALL, MOST_DEFLATED * held):
+        raise InputError(f"{name} states an image of {claimed:.3g} bytes in a file of {held}: it is damaged")
 
 
 def as_stored(frames: np.ndarray, ndim: int) -> np.ndarray:

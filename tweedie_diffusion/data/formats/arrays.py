@@ -1,18 +1,27 @@
 """NumPy's .npy and .npz; nothing pickled is ever read."""
 
+import io
+import math
+import struct
 import tokenize
 import zipfile
 import zlib
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.formats import Frames, Source, as_frame, as_stored, opened
+from tweedie_diffusion.data.formats import MOST_DEFLATED, Frames, Source, as_frame, as_stored, opened
 
 STATED = {"sigma_tn", "labels", "train_labels"}  # of each image, read from a single .npz only
+ZIP = b"PK"  # what an .npz begins with
 # What NumPy lets through when a file is damaged; RuntimeError: from zipfile, for flags it does not know.
-DAMAGED = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+DAMAGED = (
+    *(ValueError, EOFError, OSError, RuntimeError, OverflowError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError, struct.error),
+)
 
 
 def open_frames(name: str, source: Source) -> Frames:
@@ -65,10 +74,37 @@ def load_arrays(source: Source, name: str = "") -> dict[str, np.ndarray]:
         raise InputError(f"{name} does not exist")
     try:
         with opened(source) as file:
-            loaded = np.load(file, allow_pickle=False)
-            return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"images": loaded}
+            size, zipped = file.seek(0, io.SEEK_END), file.seek(0) == 0 and file.read(len(ZIP)) == ZIP
+            file.seek(0)
+            return dict(_members(file, size)) if zipped else {"images": _read(file, size)}
     except DAMAGED as error:
         raise InputError(f"{name} is not a readable NumPy file ({error})") from error
+
+
+def _members(file: BinaryIO, size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of a zip archive of `size` bytes, by name; ValueError for what NumPy does not write."""
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            inside = PurePosixPath(member.filename)
+            if inside.is_absolute() or ".." in inside.parts:
+                raise ValueError(f"its array {inside} lies outside of it")
+            if inside.suffix != ".npy" or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"its {inside} is no array of NumPy")
+            if member.file_size > MOST_DEFLATED * size:
+                raise ValueError(f"its {inside} states {member.file_size:.3g} bytes in a file of {size}")
+            with archive.open(member) as array:
+                yield member.filename.removesuffix(".npy"), _read(array, member.file_size)
+
+
+def _read(file, size: int) -> np.ndarray:
+    """The array of an .npy of `size` bytes; ValueError if its header states more, before memory is taken for it."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size - file.tell():
+        raise ValueError(f"its header states {list(shape)} of {dtype}, which it does not hold")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def pick_key(arrays: dict[str, np.ndarray], name: str | Path) -> str:

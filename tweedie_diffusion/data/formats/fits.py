@@ -1,5 +1,6 @@
 """FITS: the first image of the file, its planes the frames."""
 
+import math
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ import numpy as np
 from astropy.io import fits
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.formats import Frames, Source, as_frame, opened
+from tweedie_diffusion.data.formats import Frames, Source, as_frame, check_claim, opened, size_of
 
 
 def open_frames(name: str, source: Source) -> Frames:
     """The planes of the first image of two or three axes, scaled as its header says; InputError for BLANK pixels."""
     with _first_image(name, source) as (_, unit):
         shape = unit.shape
+        check_claim(name, math.prod(shape[-2:]) * abs(unit.header["BITPIX"]) // 8, size_of(source))
         if "BLANK" in unit.header:
             raise InputError(f"{name} marks pixels as BLANK, which are no measurements: fill or crop them")
         first = as_frame(np.asarray(unit.section[0] if len(shape) == 3 else unit.section[:, :]))
@@ -55,7 +57,7 @@ def _first_image(name, source, **how):
             if not images:
                 raise InputError(f"{name} holds no image of two or three axes")
             yield listed, images[0]
-    except (OSError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, IndexError, MemoryError, fits.VerifyError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name} is not a readable FITS file ({error})") from error

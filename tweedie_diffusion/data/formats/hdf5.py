@@ -1,23 +1,26 @@
 """HDF5: the data set named `images`, or the only one there is."""
 
+import math
 import shutil
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import h5py
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.formats import Frames, Source, as_frame, as_stored, opened
+from tweedie_diffusion.data.formats import Frames, Source, as_frame, as_stored, check_claim, opened, size_of
 
 
 def open_frames(name: str, source: Source) -> Frames:
     """The images [N, H, W] or [N, H, W, C] of the file, or its one image [H, W]; each is read when asked for."""
     with _tree(name, source) as tree:
         dataset = _choose(name, tree)
-        _check_sources(name, source, dataset)
+        others = _check_sources(name, source, dataset)
         shape, dtype = dataset.shape, dataset.dtype.newbyteorder("=")
+        held = size_of(source) + sum(other.stat().st_size for other in others)
+        check_claim(name, math.prod(shape[1:] if len(shape) > 2 else shape) * dtype.itemsize, held)
         place, first = dataset.name, as_frame(dataset[0] if len(shape) > 2 else dataset[()])
 
     def read(index: int) -> np.ndarray:
@@ -64,25 +67,37 @@ def _tree(name, source):
         raise InputError(f"{name} is not a readable HDF5 file ({error})") from error
 
 
-def _check_sources(name, source, dataset):
-    """HDF5 shows zeros for files of a virtual data set that it does not find."""
-    if not dataset.is_virtual:
-        return
-    if not isinstance(source, Path):
+def _check_sources(name, source, dataset) -> list[Path]:
+    """The other files that hold the pixels of a data set. HDF5 shows zeros for those it does not find."""
+    virtual = [part.file_name for part in dataset.virtual_sources()] if dataset.is_virtual else []
+    stated = [file for file in virtual if file != "."] + [file for file, *_ in dataset.external or ()]
+    if stated and not isinstance(source, Path):
         raise InputError(f"{name} shows the pixels of other files, which an archive cannot: unpack it")
-    for part in dataset.virtual_sources():
-        if part.file_name != "." and "%" not in part.file_name and not (source.parent / part.file_name).is_file():
-            raise InputError(f"{name} shows the pixels of {part.file_name}, which is not there")
+    for file in stated:
+        if PurePath(file).is_absolute() or ".." in PurePath(file).parts:
+            raise InputError(f"{name} shows the pixels of {file}, outside of its folder: put both into one")
+    found = [source.parent / file for file in stated if "%" not in file]  # with %, the name of a series
+    for file in found:
+        if not file.is_file():
+            raise InputError(f"{name} shows the pixels of {file.name}, which is not there")
+    return found
 
 
 def _choose(name, tree):
-    found = {}
+    found, elsewhere = {}, []
 
     def visit(path, item):
         if isinstance(item, h5py.Dataset) and item.ndim in (2, 3, 4) and item.dtype.kind in "uif":
             found[path] = item
 
+    def visit_link(path, link):
+        if isinstance(link, h5py.ExternalLink):
+            elsewhere.append(link.filename)
+
     tree.visititems(visit)
     if "images" in found or len(found) == 1:
         return found.get("images") or next(iter(found.values()))
+    tree.visititems_links(visit_link)
+    if elsewhere and not found:
+        raise InputError(f"{name} only links to {', '.join(elsewhere)}, and links are not followed: name those files")
     raise InputError(f"{name} holds {', '.join(sorted(found)) or 'no images'}: name the one to use `images`")

@@ -84,5 +84,5 @@ def _open(name, source):
                 yield mrc
         else:
             yield MrcInterpreter(iostream=opened(source))
-    except (ValueError, OSError, RuntimeWarning, IndexError) as error:
-        raise InputError(f"{name} is not a readable MRC file ({error})") from error
+    except (ValueError, OSError, RuntimeWarning, IndexError, OverflowError, MemoryError) as error:
+        raise InputError(f"{name} is not a readable MRC file ({str(error) or 'it states too much'})") from error

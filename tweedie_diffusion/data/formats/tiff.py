@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.formats import Frames, Source, as_frame, opened
+from tweedie_diffusion.data.formats import Frames, Source, as_frame, check_claim, opened
 
 # ImageJ and OME keep units in the description.
 KEPT = ("XResolution", "YResolution", "ResolutionUnit", "InterColorProfile", "Software")
@@ -39,6 +39,7 @@ def open_frames(name: str, source: Source) -> Frames:
                 raise InputError(f"{name} holds {first.dtype}, not numbers of one kind")
             if 1 in first.extrasamples or 2 in first.extrasamples:
                 raise InputError(f"{name} has transparency, which has no noise model: save it without")
+            check_claim(name, first.nbytes, tiff.filehandle.size)
             planar = first.axes == "SYX"
             places, frame = [page.offset for page in pages], _channels_last(first.asarray(), planar)
     except InputError:

@@ -227,10 +227,10 @@ def _take_steps(run: _Run, state: TrainState) -> TrainState:
             terms = terms_at(run.config, step)
             renewing = "refresh" in terms and renews_at(run.config.refresh, step)
             new = (*terms, renewing) not in seen
-            seen.add((*terms, renewing))
             with _compiling(run, state, guard, trace) if new else contextlib.nullcontext():
-                if new:
+                if new and not seen & {(*terms, True), (*terms, False)}:
                     metrics.say(f"step {step}: compiling {' + '.join(['ambient score matching', *terms])}")
+                seen.add((*terms, renewing))
                 if "refresh" in terms and step == run.config.refresh.start:
                     metrics.say(f"step {step}: drawing {run.config.refresh.capacity} images from the posterior")
                     state = _fill_buffer(run, state)

@@ -1,0 +1,1 @@
+"""Every fault on the list, really injected: python -m experiments.faults."""

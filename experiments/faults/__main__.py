@@ -1,0 +1,61 @@
+"""Inject every fault of the list and count what was lost.
+
+    python -m experiments.faults                 # all, some half an hour on two cores
+    python -m experiments.faults --rows=1,5      # some
+
+Prints `fault | tried | survived | lost`, and last `lost: 0`; a fault that was not run counts as lost.
+"""
+
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from absl import flags
+
+from experiments.faults.rows import ROWS
+from experiments.faults.runs import Outcome
+from tweedie_diffusion import program
+from tweedie_diffusion.data.errors import InputError
+
+_ROWS = flags.DEFINE_list("rows", [], "Numbers of some faults; all by default.")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the faults, one after the other."""
+    chosen = _chosen()
+    print("| # | fault | tried | survived | lost | seconds | |\n|---|---|---|---|---|---|---|", flush=True)
+    lost = 0
+    for number, (name, inject) in ROWS.items():
+        if number in chosen:
+            begun = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix=f"fault {number} ") as scratch:
+                found = _attempt(inject, Path(scratch))
+            missing = max(found.tried, 1) - found.survived
+            cells = [number, name, found.tried, found.survived, missing, f"{time.monotonic() - begun:.0f}", found.word]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+            lost += missing
+    print(f"tried: {len(chosen)}")
+    print(f"lost: {lost + len(ROWS) - len(chosen)}")
+    return int(lost > 0)
+
+
+def _chosen() -> set[int]:
+    if not _ROWS.value:
+        return set(ROWS)
+    unknown = [row for row in _ROWS.value if not row.isdigit() or int(row) not in ROWS]
+    if unknown:
+        raise InputError(f"--rows={unknown[0]}: there are faults 1 to {max(ROWS)}")
+    return {int(row) for row in _ROWS.value}
+
+
+def _attempt(inject, scratch) -> Outcome:
+    try:
+        return inject(scratch)
+    except Exception as error:  # a fault whose injection fails is lost, and the others are still tried
+        traceback.print_exc()
+        return Outcome(1, 0, f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+if __name__ == "__main__":
+    program.run(main)

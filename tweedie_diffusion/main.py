@@ -14,6 +14,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives. The same command goes on where it stopped.")
 _ACCEPT_DATA = flags.DEFINE_bool("accept_data", False, "Go on although the data is not what the run began with.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Train with the other processes of a pod, job or environment.")
 _START_OVER = flags.DEFINE_bool("start_over", False, "Begin again at step 0; checkpoints that are there are set aside.")
 
 
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> None:
     """Train, and say what to look at and what to do next."""
     from tweedie_diffusion.data.errors import InputError
     from tweedie_diffusion.training.loop import train
+    from tweedie_diffusion.training.processes import join_others, on_first_process
 
     if arguments:
         raise InputError(
@@ -32,6 +34,8 @@ def main(arguments: list[str]) -> None:
     if not Path(config_file).is_file():
         raise InputError(f"the config file {config_file} does not exist")
     workdir = Path(_WORKDIR.value).expanduser()
+    if _DISTRIBUTED.value:
+        join_others()
     trained = train(
         _CONFIG.value,
         workdir,
@@ -39,7 +43,8 @@ def main(arguments: list[str]) -> None:
         accept_data=_ACCEPT_DATA.value,
         leave=program.leave,
     )
-    print("\n" + ("" if trained else "This run was finished already.\n") + _summary(workdir))
+    if on_first_process():
+        print("\n" + ("" if trained else "This run was finished already.\n") + _summary(workdir))
 
 
 def _summary(workdir: Path) -> str:

@@ -38,6 +38,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         for line in getattr(error, "lines", ()):
             print(" ", line, file=sys.stderr)
+        if jax.distributed.is_initialized():
+            os._exit(USER_ERROR)  # an orderly end would wait for the other processes
         sys.exit(USER_ERROR)
     except KeyboardInterrupt as stop:
         leave(stop)

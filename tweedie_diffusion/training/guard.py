@@ -12,6 +12,7 @@ import numpy as np
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.durable import replace_text
 from tweedie_diffusion.training.metrics import Metrics
+from tweedie_diffusion.training.processes import on_first_process
 from tweedie_diffusion.training.trace import Trace
 
 SKIPS = 20  # in a row, which end the training
@@ -80,7 +81,8 @@ class Guard:
         if in_a_row < SKIPS:
             return
         path = self._workdir / "skipped.json"
-        replace_text(path, json.dumps({"images of the skipped steps": self._skipped}) + "\n")
+        if on_first_process():
+            replace_text(path, json.dumps({"images of the skipped steps": self._skipped}) + "\n")
         raise Diverged(
             f"{wrong} at step {step + 1}, as in the {in_a_row - 1} steps before it: lower training.learning_rate or "
             f"consistency.weight in a new --workdir, or look at the images named in {path}"

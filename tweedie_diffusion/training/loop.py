@@ -31,7 +31,15 @@ from tweedie_diffusion.training.health import data_warnings, health_warnings, he
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import log_normal_law, make_objective
 from tweedie_diffusion.training.patch_prior import check_patches, open_mixture
-from tweedie_diffusion.training.processes import place
+from tweedie_diffusion.training.processes import (
+    Agreement,
+    check_same,
+    first_process_first,
+    noticing_loss,
+    on_first_process,
+    on_one_device,
+    place,
+)
 from tweedie_diffusion.training.results import held_out_curve, write_results
 from tweedie_diffusion.training.step import (
     TrainState,
@@ -120,7 +128,8 @@ def train(
             if run.checkpoints.latest_step() == config.training.steps and (workdir / "denoising_curve.json").is_file():
                 return False
             state = _first_state(run)
-        state = _take_steps(run, state)
+        with noticing_loss():
+            state = _take_steps(run, state)
         with stops.nothing_to_lose("stopped while the results were drawn: all steps are saved"):
             _show_results(run, state)
     return True
@@ -141,12 +150,16 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
     params = lambda: init_params(purpose_key(config.seed, "weights"), network, config.model, facts)
     if config.init_from and (start_over or not has_checkpoints(workdir)):
         params = _params_of(config, params)
-    held.enter_context(locked(workdir))
-    checkpoints = held.enter_context(Checkpoints(workdir, keep=config.training.keep_checkpoints))
-    if start_over:
-        checkpoints.set_all_aside()
-    open_workdir(workdir, config, facts, dataset.images.excluded, accept_data=accept_data, say=tqdm.write)
-    mixture = open_mixture(workdir, config, dataset.train) if config.model.patch_components else None
+    with first_process_first():
+        if on_first_process():
+            held.enter_context(locked(workdir))
+        checkpoints = held.enter_context(Checkpoints(workdir, keep=config.training.keep_checkpoints))
+        if on_first_process():
+            if start_over:
+                checkpoints.set_all_aside()
+            excluded = dataset.images.excluded
+            open_workdir(workdir, config, facts, excluded, accept_data=accept_data, say=tqdm.write)
+        mixture = open_mixture(workdir, config, dataset.train) if config.model.patch_components else None
     optimizer = make_optimizer(config.training)
     first = lambda: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
     model = TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), params={})
@@ -155,7 +168,9 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
 
 def _first_state(run: _Run) -> TrainState:
     """The newest state that is whole, or that of step 0."""
-    state = run.checkpoints.restore_newest(jax.eval_shape(run.first), run.mesh, tqdm.write)
+    with first_process_first():
+        state = run.checkpoints.restore_newest(jax.eval_shape(run.first), run.mesh, tqdm.write)
+    check_same("the newest checkpoint", 0 if state is None else int(state.step))
     return place(run.first(), NamedSharding(run.mesh, PartitionSpec())) if state is None else state
 
 
@@ -165,7 +180,9 @@ def _show_results(run: _Run, state: TrainState) -> None:
     kept = run.checkpoints.model_step()
     if kept is not None and kept != int(state.step):
         state = restore_saved(run.workdir, jax.eval_shape(run.first)) or state
-    write_results(run.workdir, run.model.with_params(state.ema_params), run.dataset)
+    with first_process_first():
+        if on_first_process():
+            write_results(run.workdir, run.model.with_params(on_one_device(state.ema_params)), run.dataset)
 
 
 def _check_facts(config, facts):
@@ -220,7 +237,7 @@ def _take_steps(run: _Run, state: TrainState) -> TrainState:
             metrics.say(f"warning: {warning}")
         if first and _scores_at(training, first) and not run.checkpoints.is_scored(first):  # it was stopped before
             _score(run, state, metrics)
-        data, programs, seen = _batches_of(run, first), _step_programs(run), set()
+        data, programs, seen, agreed = _batches_of(run, first), _step_programs(run), set(), Agreement(run.mesh)
         for step in range(first, training.steps):
             with metrics.waiting():
                 rows = next(data)
@@ -242,10 +259,10 @@ def _take_steps(run: _Run, state: TrainState) -> TrainState:
             if _scores_at(training, step + 1) and (guard.settle() or step + 1 == training.steps):
                 _save(run, state, guard, trace)
                 _score(run, state, metrics)
-            if run.stops.asked:
+            if asked := agreed(run.stops.asked):
                 _save(run, state, guard, trace)
                 run.checkpoints.wait()
-                raise Stopped(run.stops.asked, _stopped_at(run, step + 1))
+                raise Stopped(asked, _stopped_at(run, step + 1))
     return state
 
 
@@ -259,7 +276,7 @@ def _scores_at(training: Config, step: int) -> bool:
 
 @contextmanager
 def _tracing(run: _Run):
-    if not run.config.debug_trace:
+    if not (run.config.debug_trace and on_first_process()):
         yield None
         return
     with contextlib.closing(Trace(run.workdir / "trace.txt")) as trace:
@@ -333,7 +350,7 @@ def _score(run: _Run, state: TrainState, metrics: Metrics) -> None:
     """What held-out images say of the model of a saved state, and what is wrong with it."""
     step = int(state.step)
     with run.stops.nothing_to_lose(_stopped_at(run, step), run.checkpoints.wait):
-        model = run.model.with_params(state.ema_params)
+        model = run.model.with_params(on_one_device(state.ema_params))
         health = held_out_health(model, run.dataset)
         if better := run.checkpoints.better_step(health.get("score", -math.inf)):
             metrics.say(

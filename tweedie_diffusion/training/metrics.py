@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from tweedie_diffusion.training.durable import open_lines
+from tweedie_diffusion.training.processes import on_first_process
 
 
 class Metrics:
@@ -23,11 +24,12 @@ class Metrics:
         """From step `start` of `total`."""
         self._told = False
         self._lines, self._board = None, None
-        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1)
+        speaks = on_first_process()
+        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1, disable=not speaks)
         self._batch_size = batch_size
         self._last = (time.perf_counter(), start)
         self._waited = 0.0
-        with self._without_loss():
+        with self._without_loss() if speaks else nullcontext():
             self._lines = open_lines(workdir / "metrics.jsonl")
             (workdir / "tensorboard").mkdir(exist_ok=True)
             # Two starts within a second, or on two machines, write two files.
@@ -56,7 +58,8 @@ class Metrics:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._bar.write(text)
+        if on_first_process():
+            self._bar.write(text)
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Write the scalars, with the speed since the last call."""

@@ -1,14 +1,61 @@
-"""One program on several machines: what each does of it, and how they agree."""
+"""One training on several processes, each with some of the devices: what each of them does, and how they agree."""
 
+import os
+import sys
+import threading
+from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tweedie_diffusion.data.errors import InputError
+
+JOINING = 300  # seconds that processes wait for all to have started
+HEARTBEAT = 60  # seconds without a word from a process, after which the others end
+
+
+class OthersLost(InputError):  # noqa: N818
+    """Another process of the training has ended, or does not answer."""
+
+
+def join_others() -> None:
+    """Become one of the processes of a TPU pod, a Slurm or MPI job, or of those that the environment names:
+    JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+
+    Raises:
+        InputError: if there is no such environment.
+    """
+    count, number = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    late = threading.Timer(JOINING, _end_alone)
+    late.daemon = True
+    try:
+        late.start()
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None,
+            process_id=int(number) if number else None,
+            initialization_timeout=2 * JOINING,  # JAX would abort with a page of C++
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--distributed found no other processes ({str(error).strip().splitlines()[0]}): set "
+            "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave it out"
+        ) from error
+    finally:
+        late.cancel()
+
+
+def _end_alone():
+    sys.stderr.write(f"error: not all processes of --distributed started within {JOINING} s: start them together\n")
+    os._exit(2)
 
 
 def on_first_process() -> bool:
-    """Whether this is the process that writes files: the only one, or number 0."""
+    """Whether this is the process that writes files and speaks: the only one, or number 0."""
     return jax.process_index() == 0
 
 
@@ -18,3 +65,64 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
         return jax.device_put(tree, sharding)
     cut = lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
     return jax.tree.map(lambda x: cut(np.asarray(x)), tree)
+
+
+def on_one_device(tree: Any) -> Any:
+    """The copies, on this process's first device, of arrays that every device holds whole."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+@contextmanager
+def first_process_first():
+    """Around what the first process does before the others."""
+    if not on_first_process():
+        multihost_utils.sync_global_devices("first process first")
+    yield
+    if on_first_process() and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("first process first")
+
+
+def check_same(what: str, number: int) -> None:
+    """Raise InputError unless a number is the same on all processes."""
+    if jax.process_count() > 1:
+        found = multihost_utils.process_allgather(np.int32(number)).ravel().tolist()
+        if len(set(found)) > 1:
+            raise InputError(f"{what} differs between processes ({found}): all must see the same files in --workdir")
+
+
+class Agreement:
+    """The greatest of the numbers that the processes bring: the same on all, and of the time before, if they are many,
+    so that nobody waits for it.
+    """
+
+    def __init__(self, mesh: Mesh):
+        """`mesh` has one axis, `data`."""
+        self._split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+        self._greatest = jax.jit(jnp.max, out_shardings=whole)
+        self._before: Any = 0
+
+    def __call__(self, number: int) -> int:
+        """Called by all processes equally often."""
+        if jax.process_count() == 1:
+            return number
+        own = np.full(jax.local_device_count(), number, np.int32)
+        before, self._before = self._before, self._greatest(jax.make_array_from_process_local_data(self._split, own))
+        return int(before)
+
+
+@contextmanager
+def noticing_loss():
+    """Around what all processes compute together.
+
+    Raises:
+        OthersLost: where that fails because one of them has ended.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise OthersLost(
+            f"another process of the training has ended or does not answer ({str(error).strip().splitlines()[0]}): "
+            "start all of them again; they go on from the newest checkpoint"
+        ) from error

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 
+import jax
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 2.0  # seconds that Python code has to come back from the compiler, before the process is left without it
 ONE_SIGNAL = 0.5  # seconds: a terminal and a supervisor may both pass on the same one
@@ -65,6 +67,9 @@ class StopRequests:
         Raises:
             Stopped: at once if a stop was asked for before, or when it is.
         """
+        if jax.process_count() > 1:  # they agree on where to stop, or all wait for the one that left
+            yield
+            return
         self._safe.append((text, settle))
         try:
             if self.asked:

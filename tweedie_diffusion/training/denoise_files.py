@@ -24,6 +24,7 @@ from tweedie_diffusion.data.levels import estimate_level_of, read_table
 from tweedie_diffusion.data.noise import noise_warning
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.data.sources import ARRAYS, spaced
+from tweedie_diffusion.data.whole import whole
 from tweedie_diffusion.training.trained import BATCH, TrainedModel, digest
 
 MOST_VALUES = 2**24  # of images held as floats at once
@@ -148,7 +149,8 @@ def _denoise_arrays(task, path, out):
     if out.suffix.lower() == ".npz":
         note = np.array(f"posterior mean by {_note(task)}, sigma {_in_words(levels)}")
         arrays = read.others | arrays | {"note": note}
-    write_arrays(out, arrays)
+    with whole(out) as (unfinished,):
+        write_arrays(unfinished, arrays)
     return levels
 
 
@@ -262,25 +264,23 @@ def _groups(entries: list[Entry]) -> Iterator[list[Entry]]:
 
 
 def _write(target: Path, found, rows, like: Frames, note):
+    """All results of a file, the mean last: where it is, all are."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    for n, draw in enumerate(found.get("samples", ())):
-        _write_whole(_numbered(target, n), draw[rows], like, f"posterior sample {n} by {note}")
+    results = [
+        (_numbered(target, n), draw[rows], like, f"posterior sample {n} by {note}")
+        for n, draw in enumerate(found.get("samples", ()))
+    ]
     if "std" in found:
         spread = found["std"][rows]
         plain = Frames(like.count, like.shape, spread.dtype, like.read, ndim=like.ndim)
-        _write_whole(_spread(target), spread, plain, f"posterior standard deviation by {note}")
-    _write_whole(target, found["mean"][rows], like, f"posterior mean by {note}")
-
-
-def _write_whole(target: Path, frames, like: Frames, note: str):
-    """Under another name first: a file that is there is whole."""
-    part = target.with_name(f".{target.stem}.part{target.suffix}")
-    try:
-        write_frames(part, frames, like, note)
-    except Exception as error:  # libraries of formats raise whatever they like for a header
-        part.unlink(missing_ok=True)
-        raise InputError(f"{target} cannot be written ({error})") from error
-    part.replace(target)
+        results.append((_spread(target), spread, plain, f"posterior standard deviation by {note}"))
+    results.append((target, found["mean"][rows], like, f"posterior mean by {note}"))
+    with whole(*(path for path, *_ in results)) as unfinished:
+        for part, (path, *result) in zip(unfinished, results, strict=True):
+            try:
+                write_frames(part, *result)
+            except Exception as error:  # libraries of formats raise whatever they like for a header
+                raise InputError(f"{path} cannot be written ({error})") from error
 
 
 def _note(task):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.whole import whole
 from tweedie_diffusion.training.checkpoints import directory
 from tweedie_diffusion.training.config import Config, difference, to_json
 from tweedie_diffusion.training.facts import DataFacts
@@ -79,6 +80,5 @@ def open_workdir(workdir: Path, config: Config, facts: DataFacts, excluded: Sequ
 def write_curve(workdir: Path, curve: dict[str, np.ndarray]) -> None:
     """The denoising curve as JSON, whole or not at all."""
     text = json.dumps({name: [round(float(v), 6) for v in values] for name, values in curve.items()}, indent=1)
-    unfinished = workdir / "denoising_curve.json.part"
-    unfinished.write_text(text + "\n")
-    unfinished.rename(workdir / "denoising_curve.json")
+    with whole(workdir / "denoising_curve.json") as (unfinished,):
+        unfinished.write_text(text + "\n")

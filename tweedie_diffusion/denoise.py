@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
 
     with (
         StopRequests(program.leave) as stops,
-        stops.nothing_to_lose("stopped while denoising: the files that were written are whole"),
+        stops.nothing_to_lose("stopped while denoising: files that were written are whole, and in a folder stay"),
     ):
         out, levels = _denoise(arguments)
     low, high = f"{levels.min():g}", f"{levels.max():g}"

@@ -3,9 +3,22 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.faults import processes
+from experiments.faults import inputs, numbers, processes, programs
 from experiments.faults.runs import Outcome
 
 ROWS: dict[int, tuple[str, Callable[[Path], Outcome]]] = {
     1: ("kill -9 at random", processes.killed_at_random),
+    14: ("NaN batch, infinite gradient", numbers.not_finite),
+    15: ("loss spike", numbers.spike),
+    16: ("bad images", inputs.bad_images),
+    17: ("a file changes during the run", inputs.changed_file),
+    18: ("data order", numbers.order),
+    19: ("noise fixed per image", numbers.noise),
+    20: ("wrong settings", inputs.wrong_settings),
+    21: ("resume with changed settings", inputs.changed_settings),
+    22: ("config round trip", numbers.round_trip),
+    23: ("hostile files", inputs.hostile_files),
+    26: ("sampling interrupted", programs.sampling_killed),
+    27: ("no network, no HOME, read-only logs", programs.poor_environment),
+    28: ("soak", programs.soak),
 }

@@ -3,6 +3,7 @@
 WHAT is a JSON object:
     poison       {"nan" or a factor: [steps whose batch is multiplied by it]}
     threads      that make batches
+    cache        bytes of images kept in memory
     sample_every steps between lines in WORKDIR/../samples.jsonl: memory, descriptors, threads, bytes in the workdir
     config       a config.json to take the settings from, instead of those of --config
 """
@@ -16,12 +17,14 @@ import time
 from pathlib import Path
 
 from tweedie_diffusion import main, program
+from tweedie_diffusion.data import noisy
 from tweedie_diffusion.training import loop
 from tweedie_diffusion.training.config import from_json
 
 
 def drive(what: dict) -> None:
     """Put what is to be done into the training loop, and run the program."""
+    noisy.CACHE_BYTES = what.get("cache", noisy.CACHE_BYTES)
     make, train = loop.batches, loop.train
     factors = {step: math.nan if factor == "nan" else float(factor) for factor, steps in what["poison"].items()
                for step in steps} if "poison" in what else {}  # fmt: skip

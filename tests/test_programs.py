@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -84,6 +86,56 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(program, tmp_path, tmp_path_f
     assert running.returncode == 130
     assert "which is saved. The same command goes on from there." in shown
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def mixture_run(tmp_path_factory):
+    """The workdir of a few steps on the 2-D mixture."""
+    workdir = tmp_path_factory.mktemp("mixture") / "run"
+    arguments = [MIXTURE, *SMALL, f"--workdir={workdir}", "--config.training.steps=4", "--config.consistency.start=2"]
+    cache = tmp_path_factory.getbasetemp().parent / "compiled"
+    subprocess.run(command("main", *arguments), **settings(cache), capture_output=True, check=True)
+    return workdir
+
+
+def stopped_once_there_are(parts, number, arguments, cache):
+    """Sample until so many parts are in OUT.parts, and send a signal: the exit code, and what was shown."""
+    folder = arguments[-1].removeprefix("--out=") + ".parts"
+    with subprocess.Popen(
+        command("sample", *arguments), **settings(cache), stdout=subprocess.PIPE, text=True
+    ) as running:
+        while running.poll() is None and len(list(Path(folder).glob("part_*"))) < parts:
+            time.sleep(0.01)
+        running.send_signal(number)
+        shown, _ = running.communicate(timeout=100)
+    return running.returncode, shown
+
+
+def test_sampling_that_is_stopped_or_killed_goes_on(program, mixture_run, tmp_path, tmp_path_factory):
+    arguments = [f"--workdir={mixture_run}", "--num=7000", "--steps=300"]
+    once, out = tmp_path / "once.npz", tmp_path / "samples.npz"
+    assert program("sample", *arguments, f"--out={once}").returncode == 0
+    cache, arguments = tmp_path_factory.getbasetemp().parent / "compiled", [*arguments, f"--out={out}"]
+
+    code, shown = stopped_once_there_are(1, signal.SIGTERM, arguments, cache)
+    assert code == 128 + signal.SIGTERM
+    assert re.search(rf"stopped while (sampling|writing).* kept in {out}\.parts\. Go on with:\n", shown)
+    assert shlex.split(shown.splitlines()[-1])[1:] == ["-m", "tweedie_diffusion.sample", *arguments]
+    kept = len(list(Path(f"{out}.parts").glob("part_*")))
+    code, shown = stopped_once_there_are(kept + 1, signal.SIGKILL, arguments, cache)
+    assert (code, shown) == (-signal.SIGKILL, "")
+    assert not out.exists()
+
+    other = program("sample", *arguments, "--seed=1")
+    assert other.returncode == 2
+    assert (
+        other.stderr == f"error: {out}.parts is of another request (seed differ): remove it, or choose another --out\n"
+    )
+    last = program("sample", *arguments)
+    assert (last.returncode, last.stdout) == (0, f"7000 images in {out}\n")
+    assert re.search(r"going on: [2-7] of 7 parts were drawn before", last.stderr)
+    assert out.read_bytes() == once.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["once.npz", "samples.npz"]
 
 
 def test_images_are_inspected_as_text_page_and_json(program, tmp_path, rng):

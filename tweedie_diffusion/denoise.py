@@ -17,7 +17,20 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the posterior samples.", lower_bound
 
 
 def main(arguments: list[str]) -> None:
-    """Denoise IN to OUT."""
+    """Denoise IN to OUT; the same command goes on at the files that are missing."""
+    from tweedie_diffusion.training.stopping import StopRequests
+
+    with (
+        StopRequests(program.leave) as stops,
+        stops.nothing_to_lose("stopped while denoising: files that were written are whole, and in a folder stay"),
+    ):
+        out, levels = _denoise(arguments)
+    low, high = f"{levels.min():g}", f"{levels.max():g}"
+    print(f"{len(levels)} images at σ = {low if low == high else f'{low} to {high}'} denoised to {out}")
+
+
+def _denoise(arguments):
+    """Check the command, denoise, and give OUT and the levels of the images."""
     from tweedie_diffusion.data.errors import InputError
     from tweedie_diffusion.training.denoise_files import GivenNoise, denoise_files
     from tweedie_diffusion.training.trained import load_run
@@ -35,9 +48,7 @@ def main(arguments: list[str]) -> None:
     source, out = arguments[0], Path(arguments[1]).expanduser()
     noise = GivenNoise(_SIGMA.value, _SIGMA_UNITS.value, _SIGMA_FROM.value)
     model = load_run(_WORKDIR.value)
-    levels = denoise_files(model, source, out, noise=noise, num_samples=_NUM_SAMPLES.value, seed=_SEED.value)
-    low, high = f"{levels.min():g}", f"{levels.max():g}"
-    print(f"{len(levels)} images at σ = {low if low == high else f'{low} to {high}'} denoised to {out}")
+    return out, denoise_files(model, source, out, noise=noise, num_samples=_NUM_SAMPLES.value, seed=_SEED.value)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,29 @@ _LABEL = flags.DEFINE_integer("label", -1, "Class, for class-conditional models;
 
 
 def main(arguments: list[str]) -> None:
-    """Sample and write."""
+    """Sample and write; the same command goes on where it stopped."""
+    from tweedie_diffusion.training.stopping import StopRequests
+
+    with StopRequests(program.leave) as stops:
+        with stops.nothing_to_lose("stopped before sampling"):
+            out, model, request = _checked(arguments)
+            from tweedie_diffusion.data.whole import whole
+            from tweedie_diffusion.training.parts import folder_of, remove_parts, sample_in_parts
+
+            folder = folder_of(out)
+            parts = sample_in_parts(model, request, folder, stops.nothing_to_lose)
+        kept = f": what was drawn is kept in {folder}" if request.count > 1 else ""
+        with stops.nothing_to_lose(f"stopped while writing {out}{kept}"), whole(out) as (unfinished,):
+            _write(unfinished, model, parts, request.num)
+        remove_parts(folder)  # nothing stops this: half of it would be drawn again
+    print(f"{request.num} images in {out}")
+
+
+def _checked(arguments):
+    """Where to write, the model, and what to draw of it."""
     from tweedie_diffusion.data.errors import InputError
     from tweedie_diffusion.data.files import check_output
-    from tweedie_diffusion.data.formats.arrays import write_arrays
-    from tweedie_diffusion.evaluation.pictures import save_examples
+    from tweedie_diffusion.training.parts import request_of
     from tweedie_diffusion.training.trained import load_run
 
     if arguments:
@@ -41,19 +59,29 @@ def main(arguments: list[str]) -> None:
     model = load_run(_WORKDIR.value)
     if _LABEL.value >= 0 and not (model.config.model.class_conditional and _LABEL.value < model.facts.num_classes):
         raise InputError(f"--label={_LABEL.value}: the model of {_WORKDIR.value} has no such class")
-    x_0 = model.sample(
-        range(_NUM.value),
+    request = request_of(
+        model,
+        _NUM.value,
         seed=_SEED.value,
         truncated=_MODE.value == "truncated",
         num_steps=_STEPS.value,
         step=_STEP.value or "",
         label=_LABEL.value,
     )
-    if out.suffix == ".npz":
-        write_arrays(out, {"images": model.facts.scaling.from_unit(x_0)})
+    return out, model, request
+
+
+def _write(path, model, parts, count):
+    """An .npz part by part, in the units of the data; a picture holds them all."""
+    import numpy as np
+
+    from tweedie_diffusion.data.formats.arrays import write_stacked
+    from tweedie_diffusion.evaluation.pictures import save_examples
+
+    if path.suffix.lower() == ".npz":
+        write_stacked(path, "images", map(model.facts.scaling.from_unit, parts), count)
     else:
-        save_examples(out, x_0)
-    print(f"{len(x_0)} images in {out}")
+        save_examples(path, np.concatenate(list(parts)))
 
 
 if __name__ == "__main__":

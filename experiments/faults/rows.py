@@ -3,12 +3,22 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.faults import hosts, processes
+from experiments.faults import hosts, inputs, numbers, processes
 from experiments.faults.runs import Outcome
 
 ROWS: dict[int, tuple[str, Callable[[Path], Outcome]]] = {
     1: ("kill -9 at random", processes.killed_at_random),
     4: ("SIGTERM at one of two hosts", hosts.stopped_at_one_of_two),
+    14: ("NaN batch, infinite gradient", numbers.not_finite),
+    15: ("loss spike", numbers.spike),
+    16: ("bad images", inputs.bad_images),
+    17: ("a file changes during the run", inputs.changed_file),
+    18: ("data order", numbers.order),
+    19: ("noise fixed per image", numbers.noise),
+    20: ("wrong settings", inputs.wrong_settings),
+    21: ("resume with changed settings", inputs.changed_settings),
+    22: ("config round trip", numbers.round_trip),
+    23: ("hostile files", inputs.hostile_files),
     24: ("other device count", hosts.other_devices),
     25: ("host lost, hung or late", hosts.lost_or_late),
 }

@@ -107,6 +107,18 @@ def test_every_unreadable_file_is_named_once(tmp_path, grey):
     assert [line.split()[0] for line in caught.value.lines] == ["b.jpg", "c.png", "e.png"]
 
 
+@pytest.mark.parametrize("settings", [{}, {"crop": 4}])
+def test_sizes_that_do_not_suit_are_named_with_the_unreadable(tmp_path, grey, settings):
+    for name in ("a", "c", "d"):
+        save(grey, tmp_path / f"{name}.png")
+    save(grey[:3], tmp_path / "b.png")
+    (tmp_path / "e.png").write_bytes(b"")
+    with pytest.raises(BadFiles, match=r"2 of 5 files in .* cannot be used") as caught:
+        open_images(str(tmp_path), **settings)
+    assert caught.value.lines[0] == "b.png is 3×6"
+    assert caught.value.lines[1].startswith("e.png ")
+
+
 def test_lenient_leaves_bad_files_out_and_says_which(tmp_path, grey):
     save(grey, tmp_path / "b.png")
     (tmp_path / "a.png").write_text("no image")

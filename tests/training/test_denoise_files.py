@@ -11,6 +11,7 @@ from tweedie_diffusion.data.formats import Frames, open_frames, write_frames
 from tweedie_diffusion.data.photon_noise import PhotonNoise
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
+from tweedie_diffusion.training import denoise_files as module
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.denoise_files import GivenNoise, denoise_files
 from tweedie_diffusion.training.facts import DataFacts
@@ -248,6 +249,52 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(model, tmp_pa
     with pytest.raises(InputError, match=r"out.tif cannot be written \(an odd tag\)"):
         run(model, tmp_path / "in.tif", tmp_path / "out.tif")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def folder_stopped_after(model, tmp_path, monkeypatch, rng, count):
+    """Denoise a folder of eight files of 20 frames until `count` of them are there; gives the arguments."""
+    (tmp_path / "in").mkdir()
+    for name in "abcdefgh":
+        pages = rng.integers(0, 256, (20, 4, 4), dtype=np.uint8)
+        tifffile.imwrite(tmp_path / "in" / f"{name}.tif", pages, photometric="minisblack")
+    written = []
+
+    def write(path, *rest):
+        if len(written) == 3 * count + 1:  # a sample, the spread and the mean of each, and a sample more
+            path.write_bytes(b"half")
+            raise KeyboardInterrupt
+        written.append(path)
+        write_frames(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_frames", write)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, tmp_path / "in", tmp_path / "out", num_samples=1)
+    return model, tmp_path / "in", tmp_path / "out"
+
+
+def test_a_folder_goes_on_at_the_missing_files(model, tmp_path, monkeypatch, rng, capsys):
+    arguments = folder_stopped_after(model, tmp_path, monkeypatch, rng, 5)
+    there = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = [f"{name}{kind}.tif" for name in "abcde" for kind in ("", "_sample0", "_std")]
+    assert there == [".denoising.json", *names]
+    times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in names}
+    levels = run(*arguments, num_samples=1)
+    assert len(levels) == 160
+    assert "going on: 5 of 8 files were denoised before" in capsys.readouterr().err
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in names} == times
+    run(model, tmp_path / "in", tmp_path / "once", num_samples=1)
+    read = lambda folder: {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
+    assert read("out") == read("once")
+    assert len(read("out")) == 24
+
+
+def test_a_folder_of_another_request_is_refused(model, tmp_path, monkeypatch, rng):
+    arguments = folder_stopped_after(model, tmp_path, monkeypatch, rng, 5)
+    with pytest.raises(InputError, match=r"out is of another request \(levels differ\): remove it, or name another"):
+        run(*arguments, sigma=0.4, num_samples=1)
+    with pytest.raises(InputError, match=r"another request \(num_samples differ\)"):
+        run(*arguments)
 
 
 def test_every_file_that_cannot_be_denoised_is_named(model, tmp_path):

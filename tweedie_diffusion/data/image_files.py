@@ -92,11 +92,13 @@ class FrameFiles:
         return stacks[file]
 
 
-def open_frame_files(source: str, *, lenient: bool = False) -> FrameFiles:
+def open_frame_files(source: str, *, side: int = 0, lenient: bool = False) -> FrameFiles:
     """The frames of every image file of `source`.
 
     Args:
         source: what `catalog` takes.
+        side: of squares that will be made of them; 0 if they will be taken whole. Where files are refused, those that
+            do not suit this are named with them; else `large_enough` and `of_one_size` tell.
         lenient: leave out files that cannot be used, instead of refusing them all.
 
     Raises:
@@ -105,6 +107,8 @@ def open_frame_files(source: str, *, lenient: bool = False) -> FrameFiles:
     entries = catalog(source)
     good, excluded = sift(entries)
     if excluded and not lenient:
+        files = FrameFiles(good, excluded) if good else None
+        excluded = sorted(excluded + (_small(files, side) if side else _odd(files))) if files else excluded
         raise BadFiles(
             f"{len(excluded)} of {len(entries)} files in {source} cannot be used: mend or remove them, "
             "or set data.lenient=True to go on without",
@@ -142,7 +146,7 @@ def large_enough(files: FrameFiles, side: int, setting: str, *, lenient: bool = 
     Raises:
         BadFiles: naming each that is smaller.
     """
-    small = [(entry.name, _size_in_words(entry)) for entry in files.entries if min(entry.shape[:2]) < side]
+    small = _small(files, side)
     if small and not lenient:
         raise BadFiles(
             f"{len(small)} files are smaller than {setting}={side}: lower it, remove them, "
@@ -164,7 +168,7 @@ def of_one_size(files: FrameFiles, *, lenient: bool = False) -> FrameFiles:
         return files
     if 2 * count <= len(files.entries):
         raise _different_sizes(files, sizes)
-    odd = [(entry.name, _size_in_words(entry)) for entry in files.entries if entry.shape[:2] != common]
+    odd = _odd(files)
     if not lenient:
         raise BadFiles(
             f"{len(odd)} files are not {common[0]}×{common[1]}, as most are: remove them, set data.lenient=True to "
@@ -172,6 +176,17 @@ def of_one_size(files: FrameFiles, *, lenient: bool = False) -> FrameFiles:
             [why for _, why in odd],
         )
     return files.without(odd)
+
+
+def _small(files, side):
+    return [(entry.name, _size_in_words(entry)) for entry in files.entries if min(entry.shape[:2]) < side]
+
+
+def _odd(files):
+    """Those of another size than most; none if most are of none."""
+    common, count = Counter(entry.shape[:2] for entry in files.entries).most_common(1)[0]
+    several = 2 * count > len(files.entries)
+    return [(e.name, _size_in_words(e)) for e in files.entries if several and e.shape[:2] != common]
 
 
 def _different_sizes(files, sizes):

@@ -189,8 +189,8 @@ def _open_files(source, rule, image_size, crop, *, clean, lenient):
     from tweedie_diffusion.data.image_files import large_enough, of_one_size, open_frame_files
     from tweedie_diffusion.data.resize import crop_and_resize
 
-    files = open_frame_files(source, lenient=lenient)
     side = crop or image_size
+    files = open_frame_files(source, side=side, lenient=lenient)
     if side:
         files = large_enough(files, side, "data.crop" if crop else "data.image_size", lenient=lenient)
     else:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import BadFiles, InputError
-from tweedie_diffusion.training.durable import sync_directory
+from tweedie_diffusion.data.whole import sync
 from tweedie_diffusion.training.manifest import Damaged, read_sealed, verify, write_manifest, write_sealed
 from tweedie_diffusion.training.processes import on_first_process, place
 from tweedie_diffusion.training.step import TrainState, make_mesh
@@ -182,7 +182,7 @@ class Checkpoints:
         aside = self.folder / next(name for name in names if name not in taken)
         if on_first_process():
             (self.folder / str(name)).rename(aside)
-            sync_directory(self.folder)
+            sync(self.folder)
         return aside
 
     def _write(self, step, host):
@@ -192,7 +192,7 @@ class Checkpoints:
                 orbax.save(saving / "state", args=ocp.args.StandardSave(host))
             write_manifest(saving)
             saving.rename(self._path(step))
-            sync_directory(self.folder)
+            sync(self.folder)
             self._prune()
         except Exception as error:  # Orbax and TensorStore have many; this one is told by the next save, or at the end
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(host))

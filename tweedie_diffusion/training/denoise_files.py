@@ -1,7 +1,9 @@
 """Denoise files: read, scale, denoise or draw from the posterior, scale back, write as what was read."""
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import math
 import sys
 import zlib
@@ -24,10 +26,13 @@ from tweedie_diffusion.data.levels import estimate_level_of, read_table
 from tweedie_diffusion.data.noise import noise_warning
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.data.sources import ARRAYS, spaced
+from tweedie_diffusion.data.whole import whole
 from tweedie_diffusion.training.trained import BATCH, TrainedModel, digest
+from tweedie_diffusion.training.unfinished import check_request, write_request
 
 MOST_VALUES = 2**24  # of images held as floats at once
 FRAMES, SQUARES, SIDE = 256, 1024, 64  # by which a level is judged: frames, squares cut from them, and pixels a side
+REQUEST = ".denoising.json"  # in the folder of the results, until all are there
 PICTURES = (".png", ".jpg", ".jpeg")  # written as PNG, which loses nothing
 
 
@@ -92,7 +97,8 @@ def denoise_files(
     An .npz keeps its arrays, and with draws gets `samples` [N, num_samples, ...] and `std` [N, ...], their spread.
     Image files come back under their names, in their format, dtype and units, with their metadata; draws as
     NAME_sample0, …, and the spread as NAME_std, of floats. Images larger than those of training are denoised in
-    overlapping tiles.
+    overlapping tiles. Every file that is written is whole; of a folder, the same call goes on at the files that are
+    missing.
 
     Args:
         model: trained.
@@ -148,7 +154,8 @@ def _denoise_arrays(task, path, out):
     if out.suffix.lower() == ".npz":
         note = np.array(f"posterior mean by {_note(task)}, sigma {_in_words(levels)}")
         arrays = read.others | arrays | {"note": note}
-    write_arrays(out, arrays)
+    with whole(out) as (unfinished,):
+        write_arrays(unfinished, arrays)
     return levels
 
 
@@ -163,22 +170,41 @@ def _denoise_image_files(task, source, out):
     scaling = scaling_for(np.dtype(good[0].dtype), task.model.facts.scaling)
     levels_of = _levels_of_files(task, scaling, good)
     _warn_of_level(task, np.concatenate(list(levels_of.values())), lambda: _some_squares(good, scaling))
+    request = _request(task, good, levels_of)
+    begun = _is_several(source) and check_request(out / REQUEST, request, "remove it, or name another folder")
+    left = [entry for entry in good if not (begun and targets[entry.name].exists())]
+    if begun:
+        tqdm.write(f"going on: {len(good) - len(left)} of {len(good)} files were denoised before", file=sys.stderr)
     note = _note(task)
-    used = []
-    with tqdm(total=len(good), desc="denoising", unit=" files", delay=1.0, leave=False) as bar:
-        for group in _groups(good):
+    with tqdm(total=len(left), desc="denoising", unit=" files", delay=1.0, leave=False) as bar:
+        for group in _groups(left):
             opened = [entry.open() for entry in group]
             levels = [levels_of[entry.name] for entry in group]
-            found = _denoise_frames(
-                task, opened, np.concatenate(levels), scaling, np.concatenate(list(map(_indices, group)))
-            )
+            indices = np.concatenate(list(map(_indices, group)))
+            found = _denoise_frames(task, opened, np.concatenate(levels), scaling, indices)
+            if _is_several(source) and not begun:  # now, so that what fails or is stopped before leaves nothing
+                write_request(out / REQUEST, request)
+                begun = True
             ends = np.cumsum([frames.count for frames in opened])
             for entry, frames, end, of_file in zip(group, opened, ends, levels, strict=True):
                 rows = slice(end - frames.count, end)
                 _write(targets[entry.name], found, rows, frames, f"{note}, sigma {_in_words(of_file)}")
-            used += levels
             bar.update(len(group))
-    return np.concatenate(used)
+    if begun:
+        (out / REQUEST).unlink()
+    return np.concatenate(list(levels_of.values()))
+
+
+def _request(task, entries: list[Entry], levels_of) -> dict:
+    """All that decides the results of a folder."""
+    sha256 = lambda data: hashlib.sha256(data).hexdigest()
+    return {
+        "model": digest(task.model),
+        "files": sha256(json.dumps([(entry.name, entry.digest) for entry in entries]).encode()),
+        "levels": sha256(np.concatenate(list(levels_of.values())).tobytes()),
+        "num_samples": task.num_samples,
+        "seed": task.seed,
+    }
 
 
 def _denoise_frames(task, opened: Sequence[Frames], levels, scaling, indices) -> dict[str, np.ndarray]:
@@ -262,25 +288,23 @@ def _groups(entries: list[Entry]) -> Iterator[list[Entry]]:
 
 
 def _write(target: Path, found, rows, like: Frames, note):
+    """All results of a file, the mean last: where it is, all are."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    for n, draw in enumerate(found.get("samples", ())):
-        _write_whole(_numbered(target, n), draw[rows], like, f"posterior sample {n} by {note}")
+    results = [
+        (_numbered(target, n), draw[rows], like, f"posterior sample {n} by {note}")
+        for n, draw in enumerate(found.get("samples", ()))
+    ]
     if "std" in found:
         spread = found["std"][rows]
         plain = Frames(like.count, like.shape, spread.dtype, like.read, ndim=like.ndim)
-        _write_whole(_spread(target), spread, plain, f"posterior standard deviation by {note}")
-    _write_whole(target, found["mean"][rows], like, f"posterior mean by {note}")
-
-
-def _write_whole(target: Path, frames, like: Frames, note: str):
-    """Under another name first: a file that is there is whole."""
-    part = target.with_name(f".{target.stem}.part{target.suffix}")
-    try:
-        write_frames(part, frames, like, note)
-    except Exception as error:  # libraries of formats raise whatever they like for a header
-        part.unlink(missing_ok=True)
-        raise InputError(f"{target} cannot be written ({error})") from error
-    part.replace(target)
+        results.append((_spread(target), spread, plain, f"posterior standard deviation by {note}"))
+    results.append((target, found["mean"][rows], like, f"posterior mean by {note}"))
+    with whole(*(path for path, *_ in results)) as unfinished:
+        for part, (path, frames, of, text) in zip(unfinished, results, strict=True):
+            try:
+                write_frames(part, frames, of, text)
+            except Exception as error:  # libraries of formats raise whatever they like for a header
+                raise InputError(f"{path} cannot be written ({error})") from error
 
 
 def _note(task):
@@ -290,12 +314,13 @@ def _note(task):
 
 def _targets(source, out, entries, num_samples) -> dict[str, Path]:
     """Where the result of every file goes; none may be in the way of another, or of what exists."""
-    path = Path(source).expanduser()
-    if path.is_file() and path.suffix.lower() != ".tar":
+    path, several = Path(source).expanduser(), _is_several(source)
+    if not several:
         check_output(out, (_written_suffix(path).lower(),))
         targets = {entries[0].name: out}
     else:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        begun = (out / REQUEST).is_file()
+        if out.exists() and not begun and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists already: name a new folder for the results")
         if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
             raise InputError(f"{out} lies in {source}, with which it would be read next time: name a folder elsewhere")
@@ -307,8 +332,15 @@ def _targets(source, out, entries, num_samples) -> dict[str, Path]:
             if file in taken and taken[file] != name:
                 raise InputError(f"the results of {taken[file]} and {name} would be written to one file: rename one")
             taken[file] = name
-            _check_new(file)
+            if not several:
+                _check_new(file)
     return targets
+
+
+def _is_several(source):
+    """Whether the results go to a folder."""
+    path = Path(source).expanduser()
+    return not path.is_file() or path.suffix.lower() == ".tar"
 
 
 def _written_suffix(path):

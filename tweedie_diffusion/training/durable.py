@@ -4,25 +4,13 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from tweedie_diffusion.data.whole import whole
+
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file that is, whatever happens, the old one or the new one; on the disk when this returns."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Bring the names in a directory to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with whole(path) as (unfinished,):
+        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def open_lines(path: Path) -> BinaryIO:

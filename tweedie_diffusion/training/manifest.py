@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.training.durable import replace_text, sync_directory
+from tweedie_diffusion.data.whole import sync
+from tweedie_diffusion.training.durable import replace_text
 
 NAME = "manifest.json"
 
@@ -24,7 +25,7 @@ def write_manifest(folder: Path) -> None:
         found = dict(zip(names, pool.map(lambda name: _synced_digest(folder / name), names), strict=True))
     write_sealed(folder / NAME, found)
     for directory in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
-        sync_directory(directory)
+        sync(directory)
 
 
 def verify(folder: Path) -> None:

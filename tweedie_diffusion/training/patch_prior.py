@@ -12,8 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.formats.arrays import write_arrays
 from tweedie_diffusion.data.noisy import NoisyImages
 from tweedie_diffusion.data.sources import spaced
+from tweedie_diffusion.data.whole import whole
 from tweedie_diffusion.diffusion.corruption import add_noise
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.models.patch_mixture import PatchMixture, fit_patch_mixture
@@ -45,9 +47,8 @@ def open_mixture(workdir: Path, config: Config, noisy: NoisyImages) -> PatchMixt
     else:
         tqdm.write(f"fitting a mixture of {config.model.patch_components} to the noisy data", file=sys.stderr)
         mixture = mixture_of(noisy, config.model, config.seed)
-    part = workdir / "patch_mixture.part.npz"
-    np.savez(part, allow_pickle=False, **{name: np.asarray(a) for name, a in dataclasses.asdict(mixture).items()})
-    part.rename(workdir / "patch_mixture.npz")
+    with whole(workdir / "patch_mixture.npz") as (unfinished,):
+        write_arrays(unfinished, {name: np.asarray(array) for name, array in dataclasses.asdict(mixture).items()})
     return mixture
 
 

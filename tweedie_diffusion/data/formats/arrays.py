@@ -6,7 +6,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -61,6 +61,16 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
             np.save(file, array, allow_pickle=False)
         else:
             np.savez(file, allow_pickle=False, **arrays)
+
+
+def write_stacked(path: Path, key: str, parts: Iterable[np.ndarray], count: int) -> None:
+    """An .npz of one array [count, ...], the parts one after another: one is held at a time."""
+    with zipfile.ZipFile(path, "w") as archive, archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+        for i, part in enumerate(parts):
+            if i == 0:
+                header = {"descr": np.lib.format.dtype_to_descr(part.dtype), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *part.shape[1:])})
+            file.write(np.ascontiguousarray(part).data)
 
 
 def load_arrays(source: Source, name: str = "") -> dict[str, np.ndarray]:

@@ -24,8 +24,10 @@ SIGNALLED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTER
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Parse the command line, call main(positional arguments), and exit with its code.
 
-    A wrong flag or config, an `InputError` or a missing file ends in one line on stderr and exit code 2.
+    A wrong flag or config, an `InputError` or a missing file ends in one line on stderr and exit code 2. SIGTERM stops
+    whatever has not its own way to stop, as Ctrl-C does.
     """
+    signal.signal(signal.SIGTERM, _on_sigterm)
     app.define_help_flags()
     flags.FLAGS.set_default("verbosity", logging.ERROR)  # Orbax warns of what is meant
     standard_logging.getLogger("tifffile").setLevel(standard_logging.CRITICAL)  # what it says is said again, by file
@@ -41,6 +43,14 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         sys.exit(USER_ERROR)
     except KeyboardInterrupt as stop:
         leave(stop)
+
+
+class _Terminated(KeyboardInterrupt):
+    number = signal.SIGTERM
+
+
+def _on_sigterm(number, frame):
+    raise _Terminated("stopped")
 
 
 def leave(stop: KeyboardInterrupt) -> NoReturn:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import BadFiles, InputError
-from tweedie_diffusion.training.durable import sync_directory
+from tweedie_diffusion.training.durable import free_bytes, sync_directory
 from tweedie_diffusion.training.manifest import Damaged, read_sealed, verify, write_manifest, write_sealed
 from tweedie_diffusion.training.processes import on_first_process, place
 from tweedie_diffusion.training.step import TrainState, make_mesh
@@ -119,12 +119,22 @@ class Checkpoints:
             raise self._failed
 
     def score(self, step: int, score: float | None) -> None:
-        """Record what held-out images say of a saved step: the least is the best; None if they say nothing."""
+        """Record what held-out images say of a saved step: the least is the best; None if they say nothing.
+
+        Raises:
+            SaveFailed: if that, or the state, could not be written.
+        """
         self.wait()
         if on_first_process() and step in self.steps():
             value = {} if score is None else {"score": score if math.isfinite(score) else math.inf}
-            write_sealed(self._path(step) / "score.json", value)
-            self._prune()
+            try:
+                write_sealed(self._path(step) / "score.json", value)
+                self._prune()
+            except OSError as error:
+                raise SaveFailed(
+                    f"{error.filename or self.folder} cannot be written ({_reason(error)}{free_bytes(self.folder)}). "
+                    f"Free what it needs; the same command then goes on from step {step}"
+                ) from error
 
     def is_scored(self, step: int) -> bool:
         """Whether `score` was called for a saved step."""
@@ -200,9 +210,7 @@ class Checkpoints:
             self._failed = self._failure(step, size, error)
 
     def _failure(self, step, size, error):
-        free = ""
-        with contextlib.suppress(OSError):
-            free = f", {shutil.disk_usage(self.folder).free:,} are free"
+        free = free_bytes(self.folder)
         kept = f"step {max(self.steps())}" if self.steps() else "the beginning"
         return SaveFailed(
             f"step {step} could not be saved in {self.folder} ({size:,} bytes{free}): {_reason(error)}. "

@@ -6,6 +6,7 @@ import functools
 import itertools
 import random
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -30,6 +31,7 @@ from tweedie_diffusion.training.manifest import Damaged, verify
 
 KILLS, KILLS_A_RUN = 50, 10
 SAVE_EVERY, LAST = 100, 600  # of the small run
+KEPT = (100, 200, 300)  # what the run has saved when it is half done
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 AT_ONCE, PATIENT = 5, 30  # seconds to leave in, before the first step or while compiling; and anywhere else
 
@@ -64,15 +66,32 @@ def _length() -> float:
         return time.monotonic() - begun
 
 
-def ended(workdir: Path, *, cleaned: bool = True, arguments: list[str] | None = None, **more: str) -> list[bool | str]:
+@functools.cache
+def partial_run() -> Path:
+    """The workdir of a run that was killed once the last of KEPT was saved and scored: make copies of it."""
+    workdir = reference().with_name("partial")
+    with started(training(workdir)) as process:
+        wait_until(lambda: KEPT[-1] in _scored(workdir), process)
+        process.kill()
+        process.wait()
+    assert tuple(checkpoints_of(workdir)) == KEPT
+    return workdir
+
+
+def one_line(process: subprocess.CompletedProcess, *words: str) -> str:
+    """The line on stderr that a program that failed ends with; empty if it did not, or is not one that has a word."""
+    lines = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    good = process.returncode and len(lines) == 1 and "Traceback" not in process.stderr
+    return lines[0] if good and any(word in lines[0] for word in words) else ""
+
+
+def ended(workdir: Path, *, arguments: list[str] | None = None, **more: str) -> list[bool | str]:
     """Run the command to its end: whether it went on as if nothing had happened, and left nothing unfinished."""
     done = run(arguments or training(workdir), **more)
     if done.returncode:
         return [f"{workdir.name}: exit code {done.returncode}: {' '.join(done.stderr.split())[-300:]}"]
-    checks: list[bool | str] = [same_run(reference(), workdir)]
-    if cleaned:
-        checks.append(not leftovers(workdir) or f"{workdir.name}: {leftovers(workdir)} are left")
-    return checks
+    left = leftovers(workdir)
+    return [same_run(reference(), workdir), not left or f"{workdir.name}: {left} are left"]
 
 
 def checkpoints_of(workdir: Path) -> list[int]:
@@ -294,6 +313,72 @@ def ended_after_a_save(scratch: Path) -> Outcome:
             checks.append((LAST in _scored(workdir) and whole) or f"{workdir.name}: {checkpoints_of(workdir)}")
             checks += [whole, *ended(workdir, arguments=arguments)]
     return outcome(checks)
+
+
+def failed_saves(scratch: Path) -> Outcome:
+    """A save in the background fails: a file is in its way, its folder is gone, its disk read-only or files too small.
+
+    Training ends at the next save at the latest, in a line, and never as if all were well; once that is mended the
+    same command does the same steps.
+    """
+    checks: list[bool | str] = []
+    for break_it in (_blocked, _blocked_at_the_end, _folder_gone, _read_only, _small_files):
+        workdir = scratch / break_it.__name__
+        shutil.copytree(partial_run(), workdir)
+        with contextlib.ExitStack() as mended:
+            mounted = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", workdir / "checkpoints"]
+            if break_it is _read_only:
+                subprocess.run(mounted, check=True)
+                mended.callback(subprocess.run, ["umount", "-l", workdir / "checkpoints"], check=True)
+                shutil.copytree(partial_run() / "checkpoints", workdir / "checkpoints", dirs_exist_ok=True)
+            failed = _failing(workdir, break_it, mended)
+            line = one_line(failed, "could not be saved")
+            checks.append(bool(line) or f"{workdir.name}: exit code {failed.returncode}: {failed.stderr[-300:]}")
+            last = max(_steps(workdir))
+            late = last >= KEPT[-1] + 2 * SAVE_EVERY and break_it is not _blocked_at_the_end
+            checks.append(not late or f"{workdir.name}: it went on to step {last}")
+            if break_it is _read_only:
+                subprocess.run(["mount", "-o", "remount,rw", workdir / "checkpoints"], check=True)
+                checks += [all_whole(workdir), *ended(workdir)]
+        if break_it is not _read_only:
+            checks += [all_whole(workdir), *ended(workdir)]
+    return outcome(checks)
+
+
+def _failing(workdir: Path, break_it, mended) -> subprocess.CompletedProcess:
+    """A run that goes on from the last of KEPT, until its saves fail."""
+    done = steps_done(workdir)
+    arguments = training(workdir, f"--config.debug_trace={break_it is not _small_files}")
+    with started(arguments) as process:
+        wait_until(_compiling(workdir) if break_it is _small_files else lambda: steps_done(workdir) > done + 5, process)
+        break_it(workdir, process, mended)
+        shown, errors = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(arguments, process.returncode, shown, errors)
+
+
+def _blocked(workdir, process, mended, step=KEPT[-1] + SAVE_EVERY):
+    path = workdir / "checkpoints" / f".saving-{step}"
+    path.write_text("")
+    mended.callback(path.unlink, missing_ok=True)
+
+
+def _blocked_at_the_end(workdir, process, mended):
+    _blocked(workdir, process, mended, LAST)
+
+
+def _folder_gone(workdir, process, mended):
+    folder, away = workdir / "checkpoints", workdir / "away"
+    folder.rename(away)
+    folder.write_text("")
+    mended.callback(lambda: (folder.unlink(), away.rename(folder)))
+
+
+def _read_only(workdir, process, mended):
+    subprocess.run(["mount", "-o", "remount,ro", workdir / "checkpoints"], check=True)
+
+
+def _small_files(workdir, process, mended):
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 
 
 def two_writers(scratch: Path) -> Outcome:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tweedie_diffusion.training.trace import read_trace
+
 ROOT = Path(__file__).parents[1]
 MIXTURE = f"--config={ROOT}/configs/mixture_2d.py:quick"
 SMALL = ["--config.data.num_examples=400", "--config.model.width=8", "--config.training.batch_size=16"]
@@ -84,6 +86,54 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(program, tmp_path, tmp_path_f
     assert running.returncode == 130
     assert "which is saved. The same command goes on from there." in shown
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_sigterm_ends_any_program_with_the_command_to_go_on_with():
+    code = "import time; from tweedie_diffusion import program; "
+    code += "program.run(lambda arguments: print('ready', flush=True) or time.sleep(60))"
+    odd = ["a b", "it's", '"$HOME"', "ü*"]
+    arguments = [sys.executable, "-c", code, "--", *odd]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as running:
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGTERM)
+        shown, errors = running.communicate(timeout=20)
+    assert (running.returncode, errors) == (143, "")
+    again = shown.split("Go on with:\n")[1]
+    pasted = subprocess.run(["bash", "-c", f"printf '%s\\n' {again}"], text=True, capture_output=True, check=True)
+    assert pasted.stdout.splitlines()[-4:] == odd
+
+
+def test_kill_9_and_a_second_writer_change_nothing(program, tmp_path, tmp_path_factory):
+    steps = ["--config.training.steps=3000", "--config.training.save_every=100", "--config.debug_trace=true"]
+    arguments = [MIXTURE, *SMALL, *steps, "--config.refresh.weight=0", f"--workdir={tmp_path}/run"]
+    process = settings(tmp_path_factory.getbasetemp().parent / "compiled")
+    process |= {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    saved = lambda: (tmp_path / "run" / "checkpoints" / "100").exists()
+    redone = lambda: read_trace(tmp_path / "run").redone > 0
+    for reached in (saved, redone):
+        with subprocess.Popen(command("main", *arguments), **process) as running:
+            while running.poll() is None and not reached():
+                time.sleep(0.02)
+            running.send_signal(signal.SIGSTOP)
+            if reached is saved:
+                refused = program("main", *arguments)
+            running.kill()
+        assert running.returncode == -signal.SIGKILL
+    assert refused.returncode == 2
+    assert "error: process" in refused.stderr
+    trace = read_trace(tmp_path / "run")
+    assert trace.different == ()
+    assert 0 < trace.redone <= 100
+
+
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_workdir_that_cannot_be_is_refused_in_one_line(program, tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    run = program("main", MIXTURE, *SMALL, f"--workdir={tmp_path}/{name}")
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1
+    assert f"{tmp_path}/{name}" in run.stderr
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_images_are_inspected_as_text_page_and_json(program, tmp_path, rng):

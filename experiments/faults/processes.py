@@ -31,7 +31,7 @@ from tweedie_diffusion.training.manifest import Damaged, verify
 
 KILLS, KILLS_A_RUN = 50, 10
 SAVE_EVERY, LAST = 100, 600  # of the small run
-KEPT = (100, 200, 300)  # what the run has saved when it is half done
+KEPT = (200, 300)  # what the run has saved when it is half done
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 AT_ONCE, PATIENT = 5, 30  # seconds to leave in, before the first step or while compiling; and anywhere else
 
@@ -71,7 +71,7 @@ def partial_run() -> Path:
     """The workdir of a run that was killed once the last of KEPT was saved and scored: make copies of it."""
     workdir = reference().with_name("partial")
     with started(training(workdir)) as process:
-        wait_until(lambda: KEPT[-1] in _scored(workdir), process)
+        wait_until(lambda: tuple(_scored(workdir)) == KEPT and not _unfinished(workdir), process)
         process.kill()
         process.wait()
     assert tuple(checkpoints_of(workdir)) == KEPT
@@ -193,6 +193,7 @@ def stopped_by_signals(scratch: Path) -> Outcome:
     steps. A second signal ends it at once.
     """
     reference()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell ignore it
     checks: list[bool | str] = []
     for number in SIGNALS:
         workdir = scratch / f"{number.name} run"
@@ -203,8 +204,8 @@ def stopped_by_signals(scratch: Path) -> Outcome:
     return outcome(checks)
 
 
-def _scored(workdir: Path) -> set[int]:
-    return {step for step in checkpoints_of(workdir) if (workdir / "checkpoints" / str(step) / "score.json").is_file()}
+def _scored(workdir: Path) -> list[int]:
+    return [step for step in checkpoints_of(workdir) if (workdir / "checkpoints" / str(step) / "score.json").is_file()]
 
 
 def _at_start(workdir):
@@ -232,7 +233,7 @@ def _saving(workdir):
 
 def _scoring(workdir):
     old = checkpoints_of(workdir)
-    return lambda: bool(set(checkpoints_of(workdir)) - _scored(workdir) - set(old))
+    return lambda: bool(set(checkpoints_of(workdir)) - {*_scored(workdir), *old})
 
 
 def _drawing_results(workdir):

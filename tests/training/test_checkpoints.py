@@ -191,6 +191,27 @@ def test_a_save_that_failed_is_told_by_the_next_one_and_at_the_end(tmp_path, mon
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
+def test_a_file_in_the_way_of_a_save_is_told(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    (checkpoints.folder / ".saving-2").write_text("")
+    checkpoints.save(state_at(2))
+    with pytest.raises(SaveFailed, match=r"step 2 could not be saved"):
+        checkpoints.wait()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_score_that_a_full_disk_refuses_is_told_with_path_and_bytes(tmp_path):
+    told = r"checkpoints/1/score\.json cannot be written \(No space.*, [\d,]+ bytes are free\)"
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    checkpoints.save(state_at(1))
+    checkpoints.wait()
+    (checkpoints.folder / "1" / "score.json.part").symlink_to("/dev/full")
+    with pytest.raises(SaveFailed, match=told):
+        checkpoints.score(1, 0.5)
+    assert [path.name for path in (tmp_path / "checkpoints" / "1").glob("score*")] == []
+    assert restored(tmp_path) == (1, [])
+
+
 def test_another_structure_is_refused_and_not_called_damage(tmp_path):
     saved(tmp_path, [1])
     other = init_state({"w": jnp.zeros(3), "b": jnp.zeros(2)}, optax.sgd(0.1))

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -139,6 +140,25 @@ def test_a_setting_that_an_older_run_did_not_have_is_not_slipped_in(config, tmp_
     (tmp_path / "config.json").write_text(json.dumps(saved))
     with pytest.raises(InputError, match=r"consistency.ridge: None -> 0.3"):
         train(config, tmp_path)
+
+
+@pytest.mark.usefixtures("only_training")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_on_a_full_disk_training_goes_on_without_metrics_and_results_are_drawn_later(config, tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    (tmp_path / "denoising_curve.json.part").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"the results cannot be written in .* bytes are free\)\. All steps are saved"):
+        train(config, tmp_path)
+    assert capsys.readouterr().out.count("metrics cannot be written (No space left on device)") == 1
+    assert not list(tmp_path.glob("*.part"))
+    assert train(config, tmp_path) is True
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a\\b"])
+def test_a_workdir_whose_checkpoints_could_not_be_found_again_is_refused(config, tmp_path, name):
+    with pytest.raises(InputError, match="in its path, as a pattern has: choose another --workdir"):
+        train(config, tmp_path / name / "run")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tweedie_diffusion.training.trace import read_trace
-
 ROOT = Path(__file__).parents[1]
 MIXTURE = f"--config={ROOT}/configs/mixture_2d.py:quick"
 SMALL = ["--config.data.num_examples=400", "--config.model.width=8", "--config.training.batch_size=16"]
@@ -101,29 +99,6 @@ def test_sigterm_ends_any_program_with_the_command_to_go_on_with():
     again = shown.split("Go on with:\n")[1]
     pasted = subprocess.run(["bash", "-c", f"printf '%s\\n' {again}"], text=True, capture_output=True, check=True)
     assert pasted.stdout.splitlines()[-4:] == odd
-
-
-def test_kill_9_and_a_second_writer_change_nothing(program, tmp_path, tmp_path_factory):
-    steps = ["--config.training.steps=3000", "--config.training.save_every=100", "--config.debug_trace=true"]
-    arguments = [MIXTURE, *SMALL, *steps, "--config.refresh.weight=0", f"--workdir={tmp_path}/run"]
-    process = settings(tmp_path_factory.getbasetemp().parent / "compiled")
-    process |= {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    saved = lambda: (tmp_path / "run" / "checkpoints" / "100").exists()
-    redone = lambda: read_trace(tmp_path / "run").redone > 0
-    for reached in (saved, redone):
-        with subprocess.Popen(command("main", *arguments), **process) as running:
-            while running.poll() is None and not reached():
-                time.sleep(0.02)
-            running.send_signal(signal.SIGSTOP)
-            if reached is saved:
-                refused = program("main", *arguments)
-            running.kill()
-        assert running.returncode == -signal.SIGKILL
-    assert refused.returncode == 2
-    assert "error: process" in refused.stderr
-    trace = read_trace(tmp_path / "run")
-    assert trace.different == ()
-    assert 0 < trace.redone <= 100
 
 
 @pytest.mark.parametrize("name", ["file", "file/run"])

@@ -2,6 +2,9 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -112,6 +115,49 @@ def test_an_interrupted_run_goes_on_bit_for_bit(config, tmp_path, interrupt_at, 
     assert first_difference(one, two) is None
     assert list(one.steps) == list(range(12))
     assert one.states[12] == two.states[12]
+
+
+TRAINING = """
+import runpy, sys
+from pathlib import Path
+import jax, pytest
+runpy.run_path(Path(sys.argv[1]).parent / "conftest.py")
+jax.config.update("jax_compilation_cache_dir", sys.argv[3])
+sys.path.insert(0, sys.argv[1])
+from conftest import patch_results, small_config
+from test_loop import longer, train
+patch_results(pytest.MonkeyPatch())
+train(longer(small_config()), Path(sys.argv[2]))
+"""
+
+
+def longer(config):
+    """The config with 400 steps, of which every hundredth is saved, and a trace."""
+    config.training.steps, config.training.save_every, config.debug_trace = 400, 100, True
+    return config
+
+
+@pytest.mark.usefixtures("only_training")
+def test_kill_9_and_a_second_writer_change_nothing(config, tmp_path):
+    longer(config)
+    trace = tmp_path / "two" / "trace.txt"
+    cache = jax.config.jax_compilation_cache_dir
+    arguments = [sys.executable, "-c", TRAINING, str(Path(__file__).parent), str(tmp_path / "two"), cache]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
+        while running.poll() is None and not (trace.exists() and trace.read_text().count("\n") > 110):
+            time.sleep(0.005)
+        running.send_signal(signal.SIGSTOP)
+        with pytest.raises(InputError, match=f"process {running.pid} on .* trains in"):
+            train(config, tmp_path / "two")
+        running.kill()
+        running.communicate()
+    train(config, tmp_path / "two")
+    train(config, tmp_path / "one")
+    one, two = read_trace(tmp_path / "one"), read_trace(tmp_path / "two")
+    assert first_difference(one, two) is None
+    assert one.states[400] == two.states[400]
+    assert 0 < two.redone <= 100
+    assert not [path for path in (tmp_path / "two" / "checkpoints").iterdir() if not path.name.isdigit()]
 
 
 @pytest.mark.usefixtures("only_training")

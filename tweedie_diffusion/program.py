@@ -28,8 +28,9 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     whatever has not its own way to stop, as Ctrl-C does.
     """
     signal.signal(signal.SIGTERM, _on_sigterm)
+    sys.excepthook = _on_exception
     app.define_help_flags()
-    flags.FLAGS.set_default("verbosity", logging.ERROR)  # Orbax warns of what is meant
+    flags.FLAGS.set_default("verbosity", logging.FATAL)  # what Orbax says of a save is said again, in a line
     standard_logging.getLogger("tifffile").setLevel(standard_logging.CRITICAL)  # what it says is said again, by file
     try:
         arguments = _parse()
@@ -51,6 +52,12 @@ class _Terminated(KeyboardInterrupt):
 
 def _on_sigterm(number, frame):
     raise _Terminated("stopped")
+
+
+def _on_exception(kind, error, trace):
+    """All but what TensorStore prints, from threads of its own, of the rest of a save that failed."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
 
 
 def leave(stop: KeyboardInterrupt) -> NoReturn:

@@ -212,6 +212,13 @@ def test_a_score_that_a_full_disk_refuses_is_told_with_path_and_bytes(tmp_path):
     assert restored(tmp_path) == (1, [])
 
 
+def test_what_tensorstore_says_at_length_is_told_in_a_few_words():
+    said = "RESOURCE_EXHAUSTED: Error opening ... [os_error_code='28'] [tensorstore_spec='{...}']"
+    assert module._reason(ValueError(said)) == os.strerror(28)
+    assert len(module._reason(ValueError("x" * 5000))) < 400
+    assert module._reason(KeyError()) == "KeyError"
+
+
 def test_another_structure_is_refused_and_not_called_damage(tmp_path):
     saved(tmp_path, [1])
     other = init_state({"w": jnp.zeros(3), "b": jnp.zeros(2)}, optax.sgd(0.1))

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import os
+import re
 import shutil
 import sys
 import threading
@@ -26,6 +28,7 @@ from tweedie_diffusion.training.step import TrainState, make_mesh
 # checkpoints/.saving-STEP         not whole yet;  .removing-STEP  not whole any more: removed at the next start
 # checkpoints/STEP.damaged         found so, and never read again;  STEP.set_aside  by --start_over
 WORSE = 0.2  # of the least score, above it
+LONGEST = 300  # characters of the reason of an error
 LEAST_SCORE = 0.05  # a smaller one is taken for this: near 0 it says little, and with σ_tn overstated it is below 0
 
 
@@ -257,7 +260,11 @@ def _read(path, like):
 
 
 def _reason(error) -> str:
-    return getattr(error, "strerror", None) or next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """In a few words: TensorStore tells all it knows."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    short = line if len(line) <= LONGEST else line[:LONGEST] + "…"
+    return os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or short
 
 
 def restore_saved(workdir: Path, like: TrainState, *, best: bool = False) -> TrainState | None:

@@ -111,7 +111,7 @@ def flipped_bits(scratch: Path) -> Outcome:
     flip = lambda path: _flip(path, rng)
     checks = [_falls_back(original, files[i % len(files)], flip) for i in range(FLIPS)]
     for pattern in ("state/d/*", "state/_METADATA", "manifest.json", "score.json"):
-        checks += _program_falls_back(scratch / f"flipped {Path(pattern).name}", pattern, flip)
+        checks += _program_falls_back(scratch / f"flipped {Path(pattern).parts[-2:][0]}", pattern, flip)
     return outcome(checks, f"{FLIPS} bits of {len(files)} files; 4 of a whole run")
 
 
@@ -138,7 +138,7 @@ def broken_files(scratch: Path) -> Outcome:
                 continue
             checks.append(_falls_back(original, path, harm))
     for name, pattern in [("deleted", "state/d/*"), ("truncated", "state/manifest.ocdbt"), ("zeroed", "manifest.json")]:
-        checks += _program_falls_back(scratch / f"{name} {Path(pattern).name}", pattern, HARMS[name])
+        checks += _program_falls_back(scratch / f"{name} {Path(pattern).parts[-2:][0]}", pattern, HARMS[name])
     workdir = _copy(scratch / "without a score")
     (workdir / "checkpoints" / str(KEPT[-1]) / "score.json").unlink()
     checks += ended(workdir)

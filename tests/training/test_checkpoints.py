@@ -140,6 +140,14 @@ def test_every_file_of_a_checkpoint_is_needed(tmp_path, harm):
         shutil.rmtree(tmp_path / "harmed")
 
 
+def test_a_score_that_became_a_folder_is_damage(tmp_path):
+    folder = saved(tmp_path, [1, 2])
+    (folder / "2" / "score.json").mkdir()
+    newest, (told,) = restored(tmp_path)
+    assert newest == 1
+    assert "score.json cannot be read" in told
+
+
 def test_nothing_begins_again_silently_when_all_are_damaged(tmp_path):
     folder = saved(tmp_path, [1, 2])
     for step in "12":

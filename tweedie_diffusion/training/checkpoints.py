@@ -141,7 +141,7 @@ class Checkpoints:
 
     def is_scored(self, step: int) -> bool:
         """Whether `score` was called for a saved step."""
-        return (self._path(step) / "score.json").is_file()
+        return (self._path(step) / "score.json").exists()
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
         """The state saved at `step`, of the structure of `like` (arrays or shapes), on every device of `mesh`.

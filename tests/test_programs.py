@@ -138,6 +138,31 @@ def test_sampling_that_is_stopped_or_killed_goes_on(program, mixture_run, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["once.npz", "samples.npz"]
 
 
+def test_sigterm_ends_any_program_with_the_command_to_go_on_with():
+    code = "import time; from tweedie_diffusion import program; "
+    code += "program.run(lambda arguments: print('ready', flush=True) or time.sleep(60))"
+    odd = ["a b", "it's", '"$HOME"', "ü*"]
+    arguments = [sys.executable, "-c", code, "--", *odd]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as running:
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGTERM)
+        shown, errors = running.communicate(timeout=20)
+    assert (running.returncode, errors) == (143, "")
+    again = shown.split("Go on with:\n")[1]
+    pasted = subprocess.run(["bash", "-c", f"printf '%s\\n' {again}"], text=True, capture_output=True, check=True)
+    assert pasted.stdout.splitlines()[-4:] == odd
+
+
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_workdir_that_cannot_be_is_refused_in_one_line(program, tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    run = program("main", MIXTURE, *SMALL, f"--workdir={tmp_path}/{name}")
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1
+    assert f"{tmp_path}/{name}" in run.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_images_are_inspected_as_text_page_and_json(program, tmp_path, rng):
     np.save(tmp_path / "images.npy", rng.standard_normal((300, 12, 12)).astype(np.float32))
     text = program("inspect_data", tmp_path, f"--html={tmp_path}/page.html")

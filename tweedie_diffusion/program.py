@@ -24,10 +24,13 @@ SIGNALLED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTER
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Parse the command line, call main(positional arguments), and exit with its code.
 
-    A wrong flag or config, an `InputError` or a missing file ends in one line on stderr and exit code 2.
+    A wrong flag or config, an `InputError` or a missing file ends in one line on stderr and exit code 2. SIGTERM stops
+    whatever has not its own way to stop, as Ctrl-C does.
     """
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    sys.excepthook = _on_exception
     app.define_help_flags()
-    flags.FLAGS.set_default("verbosity", logging.ERROR)  # Orbax warns of what is meant
+    flags.FLAGS.set_default("verbosity", logging.FATAL)  # what Orbax says of a save is said again, in a line
     standard_logging.getLogger("tifffile").setLevel(standard_logging.CRITICAL)  # what it says is said again, by file
     try:
         arguments = _parse()
@@ -43,6 +46,20 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         sys.exit(USER_ERROR)
     except KeyboardInterrupt as stop:
         leave(stop)
+
+
+class _Terminated(KeyboardInterrupt):
+    number = signal.SIGTERM
+
+
+def _on_sigterm(number, frame):
+    raise _Terminated("stopped")
+
+
+def _on_exception(kind, error, trace):
+    """All but what TensorStore prints, from threads of its own, of the rest of a save that failed."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
 
 
 def leave(stop: KeyboardInterrupt) -> NoReturn:

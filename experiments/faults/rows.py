@@ -3,12 +3,23 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.faults import hosts, inputs, numbers, processes
+from experiments.faults import disks, hosts, inputs, numbers, processes
 from experiments.faults.runs import Outcome
 
 ROWS: dict[int, tuple[str, Callable[[Path], Outcome]]] = {
     1: ("kill -9 at random", processes.killed_at_random),
+    2: ("death in a save", disks.died_in_a_save),
+    3: ("SIGTERM and SIGINT anywhere", processes.stopped_by_signals),
     4: ("SIGTERM at one of two hosts", hosts.stopped_at_one_of_two),
+    5: ("a flipped bit", disks.flipped_bits),
+    6: ("a broken file", disks.broken_files),
+    7: ("all checkpoints bad", disks.all_bad),
+    8: ("the newest bad, go on", disks.fell_back),
+    9: ("disk full", disks.disk_full),
+    10: ("unwritable workdir, odd names", disks.odd_workdirs),
+    11: ("a save fails", processes.failed_saves),
+    12: ("the run ends right after a save", processes.ended_after_a_save),
+    13: ("two writers in one workdir", processes.two_writers),
     14: ("NaN batch, infinite gradient", numbers.not_finite),
     15: ("loss spike", numbers.spike),
     16: ("bad images", inputs.bad_images),

@@ -5,19 +5,23 @@ from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.workdir import write_curve
 
 
-@pytest.fixture
-def only_training():
+def patch_results(patch):
     """Neither scores nor pictures, which are most of what a small run compiles."""
     nothing = {"sigma": [], "relative_mse": []}
+    patch.setattr(loop, "held_out_health", lambda *_: {})
+    patch.setattr(loop, "held_out_curve", lambda *_: nothing)
+    patch.setattr(loop, "write_results", lambda workdir, *_: write_curve(workdir, nothing))
+
+
+@pytest.fixture
+def only_training():
+    """`patch_results`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "held_out_health", lambda *_: {})
-        patch.setattr(loop, "held_out_curve", lambda *_: nothing)
-        patch.setattr(loop, "write_results", lambda workdir, *_: write_curve(workdir, nothing))
+        patch_results(patch)
         yield
 
 
-@pytest.fixture
-def config():
+def small_config():
     """Twelve steps of a small MLP on the 2-D mixture, half of them with the consistency term."""
     config = default_config()
     config.data.source = "mixture_2d"
@@ -37,3 +41,9 @@ def config():
     config.evaluation.sigmas = (0.1, 0.5)
     config.evaluation.num_images = 64
     return config
+
+
+@pytest.fixture
+def config():
+    """`small_config`."""
+    return small_config()

@@ -140,6 +140,14 @@ def test_every_file_of_a_checkpoint_is_needed(tmp_path, harm):
         shutil.rmtree(tmp_path / "harmed")
 
 
+def test_a_score_that_became_a_folder_is_damage(tmp_path):
+    folder = saved(tmp_path, [1, 2])
+    (folder / "2" / "score.json").mkdir()
+    newest, (told,) = restored(tmp_path)
+    assert newest == 1
+    assert "score.json cannot be read" in told
+
+
 def test_nothing_begins_again_silently_when_all_are_damaged(tmp_path):
     folder = saved(tmp_path, [1, 2])
     for step in "12":
@@ -189,6 +197,34 @@ def test_a_save_that_failed_is_told_by_the_next_one_and_at_the_end(tmp_path, mon
     with pytest.raises(SaveFailed, match="the same command then goes on from step 1"):
         saved(tmp_path, [2])
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_a_file_in_the_way_of_a_save_is_told(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    (checkpoints.folder / ".saving-2").write_text("")
+    checkpoints.save(state_at(2))
+    with pytest.raises(SaveFailed, match=r"step 2 could not be saved"):
+        checkpoints.wait()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_score_that_a_full_disk_refuses_is_told_with_path_and_bytes(tmp_path):
+    told = r"checkpoints/1/score\.json cannot be written \(No space.*, [\d,]+ bytes are free\)"
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    checkpoints.save(state_at(1))
+    checkpoints.wait()
+    (checkpoints.folder / "1" / "score.json.part").symlink_to("/dev/full")
+    with pytest.raises(SaveFailed, match=told):
+        checkpoints.score(1, 0.5)
+    assert [path.name for path in (tmp_path / "checkpoints" / "1").glob("score*")] == []
+    assert restored(tmp_path) == (1, [])
+
+
+def test_what_tensorstore_says_at_length_is_told_in_a_few_words():
+    said = "RESOURCE_EXHAUSTED: Error opening ... [os_error_code='28'] [tensorstore_spec='{...}']"
+    assert module._reason(ValueError(said)) == os.strerror(28)
+    assert len(module._reason(ValueError("x" * 5000))) < 400
+    assert module._reason(KeyError()) == "KeyError"
 
 
 def test_another_structure_is_refused_and_not_called_damage(tmp_path):

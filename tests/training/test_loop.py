@@ -2,6 +2,10 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -113,6 +117,50 @@ def test_an_interrupted_run_goes_on_bit_for_bit(config, tmp_path, interrupt_at, 
     assert one.states[12] == two.states[12]
 
 
+TRAINING = """
+import runpy, sys
+from pathlib import Path
+import jax, pytest
+runpy.run_path(Path(sys.argv[1]).parent / "conftest.py")
+jax.config.update("jax_compilation_cache_dir", sys.argv[3])
+sys.path.insert(0, sys.argv[1])
+from conftest import patch_results, small_config
+from test_loop import longer, train
+patch_results(pytest.MonkeyPatch())
+train(longer(small_config()), Path(sys.argv[2]))
+"""
+
+
+def longer(config):
+    """The config with 400 plain steps, of which every hundredth is saved, and a trace."""
+    config.training.steps, config.training.save_every, config.debug_trace = 400, 100, True
+    config.consistency.weight = 0.0
+    return config
+
+
+@pytest.mark.usefixtures("only_training")
+def test_kill_9_and_a_second_writer_change_nothing(config, tmp_path):
+    longer(config)
+    trace = tmp_path / "two" / "trace.txt"
+    cache = jax.config.jax_compilation_cache_dir
+    arguments = [sys.executable, "-c", TRAINING, str(Path(__file__).parent), str(tmp_path / "two"), cache]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
+        while running.poll() is None and not (trace.exists() and trace.read_text().count("\n") > 110):
+            time.sleep(0.005)
+        running.send_signal(signal.SIGSTOP)
+        with pytest.raises(InputError, match=f"process {running.pid} on .* trains in"):
+            train(config, tmp_path / "two")
+        running.kill()
+        running.communicate()
+    train(config, tmp_path / "two")
+    train(config, tmp_path / "one")
+    one, two = read_trace(tmp_path / "one"), read_trace(tmp_path / "two")
+    assert first_difference(one, two) is None
+    assert one.states[400] == two.states[400]
+    assert 0 < two.redone <= 100
+    assert not [path for path in (tmp_path / "two" / "checkpoints").iterdir() if not path.name.isdigit()]
+
+
 @pytest.mark.usefixtures("only_training")
 def test_a_workdir_of_another_config_is_refused_and_kept(config, tmp_path):
     train(config, tmp_path)
@@ -139,6 +187,25 @@ def test_a_setting_that_an_older_run_did_not_have_is_not_slipped_in(config, tmp_
     (tmp_path / "config.json").write_text(json.dumps(saved))
     with pytest.raises(InputError, match=r"consistency.ridge: None -> 0.3"):
         train(config, tmp_path)
+
+
+@pytest.mark.usefixtures("only_training")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_on_a_full_disk_training_goes_on_without_metrics_and_results_are_drawn_later(config, tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    (tmp_path / "denoising_curve.json.part").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"the results cannot be written in .* bytes are free\)\. All steps are saved"):
+        train(config, tmp_path)
+    assert capsys.readouterr().out.count("metrics cannot be written (No space left on device)") == 1
+    assert not list(tmp_path.glob("*.part"))
+    assert train(config, tmp_path) is True
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a\\b"])
+def test_a_workdir_whose_checkpoints_could_not_be_found_again_is_refused(config, tmp_path, name):
+    with pytest.raises(InputError, match="in its path, as a pattern has: choose another --workdir"):
+        train(config, tmp_path / name / "run")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

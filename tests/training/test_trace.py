@@ -1,8 +1,12 @@
+import contextlib
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.training.durable import Lines
 from tweedie_diffusion.training.trace import Trace, first_difference, read_trace, state_digest
 
 BATCH = {"x_tn": np.arange(3, dtype=np.float32), "label": np.array([1, 2, 3])}
@@ -51,6 +55,32 @@ def test_a_line_that_a_killed_process_left_unfinished_does_no_harm(tmp_path):
     path = write(tmp_path / "one", [0.1, 0.2, 0.3])
     path.write_bytes(path.read_bytes()[:-30])
     assert compare(write(tmp_path / "other", [0.1, 0.2, 0.3]), write(path, [0.3], start=2)) is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_ends_a_trace_in_one_line_with_path_and_bytes(tmp_path):
+    (tmp_path / "trace.txt").symlink_to("/dev/full")
+    told = r"trace\.txt cannot be written \(No space .*, [\d,]+ bytes are free\): free"
+    with contextlib.closing(Trace(tmp_path / "trace.txt")) as trace, pytest.raises(InputError, match=told):
+        trace.write(0, 0.1, 1.0, "")
+
+
+def test_a_line_of_which_a_part_was_written_is_an_error_and_spoils_no_other(tmp_path, monkeypatch):
+    lines = Lines(tmp_path / "lines")
+    lines.write("one\n")
+    whole = lines._file
+
+    class Full:
+        def write(self, data):
+            return whole.write(data[:2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lines, "_file", Full())
+        with pytest.raises(OSError, match="No space left"):
+            lines.write("two\n")
+    lines.write("three\n")
+    lines.close()
+    assert (tmp_path / "lines").read_text() == "one\ntw\nthree\n"
 
 
 def test_states_are_compared_where_both_have_them(tmp_path):

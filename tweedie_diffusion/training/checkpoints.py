@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import os
+import re
 import shutil
 import sys
 import threading
@@ -16,6 +18,7 @@ from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import BadFiles, InputError
 from tweedie_diffusion.data.whole import sync
+from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.manifest import Damaged, read_sealed, verify, write_manifest, write_sealed
 from tweedie_diffusion.training.processes import on_first_process, place
 from tweedie_diffusion.training.step import TrainState, make_mesh
@@ -26,6 +29,7 @@ from tweedie_diffusion.training.step import TrainState, make_mesh
 # checkpoints/.saving-STEP         not whole yet;  .removing-STEP  not whole any more: removed at the next start
 # checkpoints/STEP.damaged         found so, and never read again;  STEP.set_aside  by --start_over
 WORSE = 0.2  # of the least score, above it
+LONGEST = 300  # characters of the reason of an error
 LEAST_SCORE = 0.05  # a smaller one is taken for this: near 0 it says little, and with σ_tn overstated it is below 0
 
 
@@ -119,16 +123,26 @@ class Checkpoints:
             raise self._failed
 
     def score(self, step: int, score: float | None) -> None:
-        """Record what held-out images say of a saved step: the least is the best; None if they say nothing."""
+        """Record what held-out images say of a saved step: the least is the best; None if they say nothing.
+
+        Raises:
+            SaveFailed: if that, or the state, could not be written.
+        """
         self.wait()
         if on_first_process() and step in self.steps():
             value = {} if score is None else {"score": score if math.isfinite(score) else math.inf}
-            write_sealed(self._path(step) / "score.json", value)
-            self._prune()
+            try:
+                write_sealed(self._path(step) / "score.json", value)
+                self._prune()
+            except OSError as error:
+                raise SaveFailed(
+                    f"{error.filename or self.folder} cannot be written ({_reason(error)}{free_bytes(self.folder)}). "
+                    f"Free what it needs; the same command then goes on from step {step}"
+                ) from error
 
     def is_scored(self, step: int) -> bool:
         """Whether `score` was called for a saved step."""
-        return (self._path(step) / "score.json").is_file()
+        return (self._path(step) / "score.json").exists()
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
         """The state saved at `step`, of the structure of `like` (arrays or shapes), on every device of `mesh`.
@@ -200,9 +214,7 @@ class Checkpoints:
             self._failed = self._failure(step, size, error)
 
     def _failure(self, step, size, error):
-        free = ""
-        with contextlib.suppress(OSError):
-            free = f", {shutil.disk_usage(self.folder).free:,} are free"
+        free = free_bytes(self.folder)
         kept = f"step {max(self.steps())}" if self.steps() else "the beginning"
         return SaveFailed(
             f"step {step} could not be saved in {self.folder} ({size:,} bytes{free}): {_reason(error)}. "
@@ -249,7 +261,11 @@ def _read(path, like):
 
 
 def _reason(error) -> str:
-    return getattr(error, "strerror", None) or next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """In a few words: TensorStore tells all it knows."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    short = line if len(line) <= LONGEST else line[:LONGEST] + "…"
+    return os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or short
 
 
 def restore_saved(workdir: Path, like: TrainState, *, best: bool = False) -> TrainState | None:

@@ -25,6 +25,7 @@ from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.checkpoints import Checkpoints, restore_saved
 from tweedie_diffusion.training.config import Config, check_config
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
+from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.facts import facts_of
 from tweedie_diffusion.training.guard import Guard
 from tweedie_diffusion.training.health import data_warnings, health_warnings, held_out_health
@@ -180,9 +181,15 @@ def _show_results(run: _Run, state: TrainState) -> None:
     kept = run.checkpoints.model_step()
     if kept is not None and kept != int(state.step):
         state = restore_saved(run.workdir, jax.eval_shape(run.first)) or state
-    with first_process_first():
-        if on_first_process():
-            write_results(run.workdir, run.model.with_params(on_one_device(state.ema_params)), run.dataset)
+    try:
+        with first_process_first():
+            if on_first_process():
+                write_results(run.workdir, run.model.with_params(on_one_device(state.ema_params)), run.dataset)
+    except OSError as error:
+        raise InputError(
+            f"the results cannot be written in {run.workdir} ({error.strerror or error}{free_bytes(run.workdir)}). All "
+            "steps are saved: free what it needs, and the same command draws the results again"
+        ) from error
 
 
 def _check_facts(config, facts):

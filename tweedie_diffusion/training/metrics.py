@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from tweedie_diffusion.training.durable import open_lines
+from tweedie_diffusion.training.durable import Lines
 from tweedie_diffusion.training.processes import on_first_process
 
 
@@ -29,11 +29,12 @@ class Metrics:
         self._batch_size = batch_size
         self._last = (time.perf_counter(), start)
         self._waited = 0.0
-        with self._without_loss() if speaks else nullcontext():
-            self._lines = open_lines(workdir / "metrics.jsonl")
-            (workdir / "tensorboard").mkdir(exist_ok=True)
-            # Two starts within a second, or on two machines, write two files.
-            self._board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
+        if speaks:
+            with self._without_loss():
+                self._lines = Lines(workdir / "metrics.jsonl")
+                (workdir / "tensorboard").mkdir(exist_ok=True)
+                # Two starts within a second, or on two machines, write two files.
+                self._board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
 
     def __enter__(self):
         return self
@@ -77,7 +78,7 @@ class Metrics:
         numbers = {name: float(np.float32(value)) for name, value in scalars.items()}
         with self._without_loss():
             if self._lines:
-                self._lines.write((json.dumps({"step": step, **numbers}) + "\n").encode())
+                self._lines.write(json.dumps({"step": step, **numbers}) + "\n")
             if self._board:
                 for name, value in ((n, v) for n, v in numbers.items() if math.isfinite(v)):
                     event = Event(wall_time=time.time(), step=step, summary=scalar(name, value))

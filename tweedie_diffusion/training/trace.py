@@ -4,13 +4,14 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.training.durable import open_lines
+from tweedie_diffusion.training.durable import Lines, free_bytes
 
 NAME = "trace.txt"
 _STEP = re.compile(r"(\d+) (\S+) (\S+) ([0-9a-f]{64})")
@@ -24,7 +25,9 @@ class Trace:
 
     def __init__(self, path: Path):
         """After whatever is in the file; a line that a killed process left unfinished is ended."""
-        self._file = open_lines(path)
+        self._path = path
+        with self._told():
+            self._file = Lines(path)
 
     def close(self) -> None:
         """Close the file."""
@@ -37,11 +40,25 @@ class Trace:
 
     def write(self, step: int, loss: float, grad_norm: float, digest: str) -> None:
         """The line of a step."""
-        self._file.write(f"{step} {loss.hex()} {grad_norm.hex()} {digest}\n".encode())
+        with self._told():
+            self._file.write(f"{step} {loss.hex()} {grad_norm.hex()} {digest}\n")
 
     def write_state(self, step: int, state) -> None:
         """The line of a state at `step`."""
-        self._file.write(f"state {step} {state_digest(state)}\n".encode())
+        with self._told():
+            self._file.write(f"state {step} {state_digest(state)}\n")
+
+    @contextmanager
+    def _told(self):
+        """Around what writes: training ends where it fails, for a trace with a hole says nothing of what was lost."""
+        try:
+            yield
+        except OSError as error:
+            why = f"{error.strerror}{free_bytes(self._path.parent)}"
+            raise InputError(
+                f"{self._path} cannot be written ({why}): free what it needs, "
+                "or leave it out by --config.debug_trace=false; the same command then goes on from the last checkpoint"
+            ) from error
 
 
 def state_digest(state) -> str:

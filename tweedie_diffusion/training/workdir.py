@@ -31,6 +31,8 @@ from tweedie_diffusion.training.facts import DataFacts
 # .lock              held by the process that trains
 # denoising_curve.*  samples*.png  denoised.png  held_out_noisy.npz: written when training ends
 
+PATTERNS = "*?[\\"  # Orbax looks for what it wrote by a pattern of the path: it would not find it, or another run's
+
 
 def has_checkpoints(workdir: Path) -> bool:
     """Whether a run in the workdir has saved a state, damaged since or not."""
@@ -49,6 +51,8 @@ def check_workdir(workdir: Path, config: Config) -> list[str]:
     saved = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file: choose a directory for --workdir")
+    if pattern := next((sign for sign in PATTERNS if sign in str(workdir.absolute())), ""):
+        raise InputError(f"{workdir} has {pattern} in its path, as a pattern has: choose another --workdir")
     if not saved.is_file():
         if has_checkpoints(workdir):
             raise InputError(f"{workdir} has checkpoints but no config.json: choose another --workdir")

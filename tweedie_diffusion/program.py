@@ -94,7 +94,7 @@ def _unwritable(folder: str) -> str:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        return error.strerror
+        return error.strerror or type(error).__name__
     return "" if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
 
 

@@ -200,7 +200,7 @@ def noise(scratch: Path) -> Outcome:
 def round_trip(scratch: Path) -> Outcome:
     """Training by the config.json of a workdir does the same steps, ends in the same state, and writes that file."""
     first, second = scratch / "first", scratch / "second"
-    checks = [run(training(first)).returncode == 0]
+    checks: list[bool | str] = [run(training(first)).returncode == 0]
     saved = first / "config.json"
     again = run([*driven({"config": str(saved)}, second)[:4], f"--config={CONFIG}", f"--workdir={second}"])
     checks += [again.returncode == 0 or again.stderr[-200:], same_run(first, second)]

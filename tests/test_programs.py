@@ -212,6 +212,20 @@ def test_bad_input_ends_in_one_line_and_code_2(program, tmp_path, name, argument
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+def test_a_cache_that_cannot_be_written_is_told_in_one_line(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    others = {
+        key: value for key, value in os.environ.items() if key not in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
+    }
+    place = {"cwd": ROOT, "env": others | {"JAX_PLATFORMS": "cpu", name: str(tmp_path / "file" / "in")}}
+    run = subprocess.run(command("main"), **place, text=True, capture_output=True, check=False)
+    warning, error = run.stderr.splitlines()
+    assert warning.startswith(f"warning: {tmp_path}/file/in")
+    assert "cannot be written (Not a directory): every program compiles anew" in warning
+    assert error.startswith("error: --workdir is missing")
+
+
 def bad_config(folder):
     path = folder / "bad.py"
     path.write_text(

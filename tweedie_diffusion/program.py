@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import logging as standard_logging
 import os
 import re
@@ -31,6 +32,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     sys.excepthook = _on_exception
     app.define_help_flags()
     flags.FLAGS.set_default("verbosity", logging.FATAL)  # what Orbax says of a save is said again, in a line
+    standard_logging.getLogger("matplotlib").setLevel(standard_logging.ERROR)  # that it has no place for its caches
     standard_logging.getLogger("tifffile").setLevel(standard_logging.CRITICAL)  # what it says is said again, by file
     try:
         arguments = _parse()
@@ -94,11 +96,25 @@ def _parse() -> list[str]:
 
 
 def _use_compilation_cache() -> None:
-    """Compile once a machine: JAX_COMPILATION_CACHE_DIR, or a folder in the user's cache."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    """Compile once a machine: JAX_COMPILATION_CACHE_DIR, or a folder in the user's cache, if that can be written."""
+    place = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not place:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "tweedie_diffusion" / "jax"))
+        place = str(Path(base) / "tweedie_diffusion" / "jax")
+    if wrong := "" if "://" in place else _unwritable(place):
+        print(f"warning: {place} cannot be written ({wrong}): every program compiles anew", file=sys.stderr)
+        jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_compilation_cache_dir", place)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _unwritable(folder: str) -> str:
+    """Why nothing can be written to a folder, which is made, or nothing."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return "" if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
 
 
 def _share_memory_between_threads() -> None:

@@ -34,7 +34,7 @@ def drive(what: dict) -> None:
         settings |= {"threads": what["threads"]} if "threads" in what else {}
         for step, batch in enumerate(make(*arguments, start=start, **settings), start):
             if "sample_every" in what and step % what["sample_every"] == what["sample_every"] // 2:
-                _sample(step, Path(main._WORKDIR.value))
+                _sample(step, Path(str(main._WORKDIR.value)))
             yield batch | {"x_tn": batch["x_tn"] * factors[step]} if step in factors else batch
 
     def train_saved(config, workdir, **settings):

@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from experiments.faults.numbers import driven
 from experiments.faults.runs import (
     CONFIG,
     Outcome,
     command,
-    environment,
     outcome,
     run,
     same_run,
@@ -39,6 +37,7 @@ OF_IMAGES = (
     "--config.consistency.weight=0.0",
     "--config.evaluation.num_images=6",
 )
+LONG = ("--config.training.steps=1000", "--config.training.save_every=100", "--config.debug_trace=true")
 SECONDS = 20  # within which a wrong command ends, on a busy core
 
 
@@ -108,7 +107,8 @@ def changed_file(scratch: Path) -> Outcome:
     """
 
     def rewrite(path):
-        Image.fromarray(np.full((SIDE, SIDE), 7, np.uint8)).save(path)
+        pixels = np.random.default_rng(list(path.name.encode())).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
 
     def cut_off(path):
         os.truncate(path, path.stat().st_size // 2)
@@ -116,10 +116,11 @@ def changed_file(scratch: Path) -> Outcome:
     checks = []
     for change in (rewrite, cut_off, Path.unlink):
         folder, workdir = good_images(scratch / change.__name__), scratch / f"run {change.__name__}"
-        flags = on_images(folder, workdir, "--config.training.steps=4000", "--config.debug_trace=true")
+        flags = on_images(folder, workdir, *LONG)
         spied = [sys.executable, "-m", "experiments.faults.driven", '{"cache": 0}', *flags]  # as if they did not fit
         with started(spied) as process:
-            checks.append(wait_until(lambda workdir=workdir: steps_done(workdir) > 20, process) or "ended early")
+            saved = workdir / "checkpoints" / "100"
+            checks.append(wait_until(saved.is_dir, process) or "ended early")
             for path in folder.iterdir():  # some of them are held out
                 change(path)
             _, said = process.communicate(timeout=120)
@@ -127,13 +128,14 @@ def changed_file(scratch: Path) -> Outcome:
         told = ("has changed since", "cannot be read any more")
         checks += [
             process.returncode == 2 or f"{change.__name__}: code {process.returncode}",
-            len(errors) == 1 and ".png" in errors[0] and any(t in errors[0] for t in told) or f"said {said[-200:]}",
+            (len(errors) == 1 and ".png" in errors[0] and any(t in errors[0] for t in told)) or f"said {said[-200:]}",
             "Traceback" not in said,
         ]
-    for name, accepted, mended in (("rewrite", 0, True), ("cut_off", 2, False), ("unlink", 2, False)):
-        done = steps_done(scratch / f"run {name}")
-        flags = on_images(scratch / name, scratch / f"run {name}", f"--config.training.steps=4000")
+    for name in ("rewrite", "cut_off", "unlink"):
+        flags = on_images(scratch / name, scratch / f"run {name}", *LONG)
         checks.append(run(command("main", *flags)).returncode == 2 or f"{name}: went on with other data")
+        accepted = run(command("main", *flags, "--accept_data"))
+        checks.append(accepted.returncode == (0 if name == "rewrite" else 2) or accepted.stderr[-200:])
     return outcome(checks)
 
 
@@ -209,3 +211,159 @@ def changed_settings(scratch: Path) -> Outcome:
     for told in ("log_every: 50 -> 20", "save_every: 100 -> 90", "keep_checkpoints: 2 -> 3", "num_images: 32 -> 16"):
         checks.append(told in said or f"{told} is not said")
     return outcome(checks)
+
+
+def _trap(marker: Path) -> bytes:
+    """What runs os.mkdir(marker) when it is unpickled: written by hand."""
+    return b"cos\nmkdir\n(V" + str(marker).encode("raw_unicode_escape") + b"\ntR."
+
+
+def _header(descr: str, shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def _zipped(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def _packed(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def _png(side: int) -> bytes:
+    """A picture of a few bytes whose header states another side."""
+    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    parts = [
+        chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)),
+        chunk(b"IDAT", zlib.compress(bytes(9))),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+def _hostile(marker: Path, good: bytes) -> dict[str, bytes]:
+    """Files made to harm, by name."""
+    trap, huge = _trap(marker), _header("<f8", (10**5, 10**5, 10**5)) + b"few"
+    objects = _header("|O", (4,)) + trap
+    stated = struct.pack("<Q", 2**62) + b"{}"
+    return {
+        "objects.npy": objects,
+        "trap.npy": trap,
+        "objects.npz": _zipped({"images.npy": objects}),
+        "trap.npz": _zipped({"images.pkl": trap}),
+        "up.npz": _zipped({"../../images.npy": _header("|u1", (20, 8, 8)) + bytes(1280)}),
+        "huge.npy": huge,
+        "huge.npz": _zipped({"images.npy": huge}),
+        "huge.png": _png(10**6),
+        "up.tar": _packed({"../../up.png": good}),
+        "objects.tar": _packed({"a.npy": objects, "b.npy": trap}),
+        "trap.png": trap,
+        "trap.tif": trap,
+        "huge.safetensors": stated,
+        "trap.safetensors": trap,
+        "trap.h5": trap,
+        "trap.fits": trap,
+        "trap.mrc": trap,
+    }
+
+
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print("memory", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+MORE = 2**17  # KiB that a refusal may take more than one of a harmless file
+IGNORED = (".safetensors",)  # no format of images: never opened
+
+
+def hostile_files(scratch: Path) -> Outcome:
+    """Planted pickles, `../` names, headers of terabytes: as data, each beside good pictures and alone, and in the
+    workdir of a run. Nothing in them is run, nothing is written elsewhere, and refusing takes no memory.
+    """
+    marker, inside = scratch / "sprung", scratch / "inside" / "deep"
+    inside.mkdir(parents=True)
+    planted = scratch / "planted"
+    planted.write_bytes(_trap(marker))
+    run([sys.executable, "-c", "import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))", str(planted)])
+    checks: list[bool | str] = [marker.is_dir() or "the trap would not work"]
+    marker.rmdir()
+    harmless = good_images(inside / "harmless")
+    good = (harmless / "good00.png").read_bytes()
+    (harmless / "bad.png").write_bytes(good[:40])
+    _, usual = _refusal(harmless, inside)
+    files = _hostile(marker, good)
+    beside = good_images(inside / "beside")
+    for name, content in files.items():
+        (beside / name).write_bytes(content)
+    outside = _outside(scratch, inside)
+    said, memory = _refusal(beside, inside)
+    expected = [name for name in files if not name.endswith(IGNORED)]
+    checks += [f"\n  {name}" in said or f"{name} is not named" for name in expected]
+    checks += [f"\n  {name}" not in said for name in files if name.endswith(IGNORED)]
+    checks.append(memory < usual + MORE or f"took {memory - usual} KiB more")
+    for name in files:
+        said, memory = _refusal(beside / name, inside)
+        checks += [said.startswith("error:") or f"{name}: {said[-200:]}"]
+        checks += [memory < usual + MORE or f"{name} took {memory - usual} KiB more"]
+    checks += _in_a_workdir(inside / "run", files, marker)
+    checks += [not marker.exists() or "something was run", _outside(scratch, inside) == outside or "written elsewhere"]
+    return outcome(checks, f"{len(files)} files")
+
+
+def _outside(scratch: Path, inside: Path) -> list[Path]:
+    return [path for path in sorted(scratch.rglob("*")) if not path.is_relative_to(inside)]
+
+
+def _refusal(source: Path, folder: Path) -> tuple[str, int]:
+    """What is said of a source that is refused, and the memory it took, in KiB; '' if it is not refused."""
+    workdir = folder / "none"
+    done = run([sys.executable, "-c", MEASURED, *command("main", *on_images(source, workdir))])
+    refused = done.returncode == 2 and not workdir.exists() and "Traceback" not in done.stderr
+    return done.stderr if refused else "", int(done.stdout.split()[-1])
+
+
+def _in_a_workdir(workdir: Path, files: dict[str, bytes], marker: Path) -> list[bool | str]:
+    """Traps among the checkpoints, in place of one, and as the mixture of patches of a run."""
+    mixture = ("--config.model.patch_components=8", "--config.data.num_examples=1000", "--config.training.steps=200")
+    run(training(workdir, *mixture))
+    checks: list[bool | str] = []
+    checkpoints = workdir / "checkpoints"
+    for name, content in files.items():
+        (checkpoints / name).write_bytes(content)
+    for step in (300, 400):  # newer ones
+        (checkpoints / str(step) / "state").mkdir(parents=True)
+        for name in ("_METADATA", "checkpoint", "trap.pkl"):
+            (checkpoints / str(step) / "state" / name).write_bytes(files["trap.npy"])
+    (checkpoints / "400" / "manifest.json").write_bytes(files["trap.npy"])
+    (checkpoints / "200" / "score.json").write_bytes(files["trap.npy"])
+    sampled = command("sample", f"--workdir={workdir}", "--num=2", f"--out={workdir}/out.npz")
+    done = run(sampled)
+    checks.append((done.returncode in (0, 2) and "Traceback" not in done.stderr) or f"sample: {done.stderr[-200:]}")
+    done = run(training(workdir, *mixture))
+    said = done.stdout + done.stderr
+    checks += [done.returncode == 0 or said[-200:], "300.damaged" in said, "400.damaged" in said]
+    for name in ("objects.npz", "trap.npy", "up.npz", "huge.npz"):
+        (workdir / "patch_mixture.npz").write_bytes(files[name])
+        done = run(sampled)
+        one_line = done.stderr.startswith("error:") and len(done.stderr.splitlines()) == 1
+        checks.append((done.returncode == 2 and one_line) or f"{name} as mixture: {done.stderr[-200:]}")
+    for name in ("config.json", "data.json"):
+        kept = (workdir / name).read_bytes()
+        (workdir / name).write_bytes(files["trap.npy"])
+        done = run(training(workdir, *mixture))
+        checks.append((done.returncode == 2 and "Traceback" not in done.stderr) or f"{name}: {done.stderr[-200:]}")
+        (workdir / name).write_bytes(kept)
+    checks.append(not marker.exists() or "something in the workdir was run")
+    return checks

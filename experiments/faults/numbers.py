@@ -1,8 +1,6 @@
 """Faults 14, 15, 18, 19, 22: bad numbers, and numbers that must be the same again."""
 
-import hashlib
 import json
-import math
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -107,7 +105,7 @@ def spike(scratch: Path) -> Outcome:
     lines = [json.loads(line) for line in (reference / "metrics.jsonl").read_text().splitlines()]
     spikes = [line["loss_spike"] for line in lines if line.get("loss_spike") and line["step"] == 151]
     said = "warning: step 151: the loss," in done.stdout + done.stderr
-    checks = [done.returncode == 0, len(spikes) == 1 and spikes[0] > 1e3 or "no spike in metrics.jsonl", said]
+    checks = [done.returncode == 0, (len(spikes) == 1 and spikes[0] > 1e3) or "no spike in metrics.jsonl", said]
     for kill_at in (140, 155, 180, 330, 599):
         workdir = scratch / f"killed at {kill_at}"
         with started(driven(what, workdir)) as process:
@@ -200,9 +198,9 @@ def noise(scratch: Path) -> Outcome:
 
 
 def round_trip(scratch: Path) -> Outcome:
-    """Training from the config.json of a workdir does the same steps and ends in the same state; and writes it again."""
+    """Training by the config.json of a workdir does the same steps, ends in the same state, and writes that file."""
     first, second = scratch / "first", scratch / "second"
-    checks = [run(training(first)).returncode == 0]
+    checks: list[bool | str] = [run(training(first)).returncode == 0]
     saved = first / "config.json"
     again = run([*driven({"config": str(saved)}, second)[:4], f"--config={CONFIG}", f"--workdir={second}"])
     checks += [again.returncode == 0 or again.stderr[-200:], same_run(first, second)]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.faults import disks, hosts, inputs, numbers, processes
+from experiments.faults import disks, hosts, inputs, numbers, processes, programs
 from experiments.faults.runs import Outcome
 
 ROWS: dict[int, tuple[str, Callable[[Path], Outcome]]] = {
@@ -32,4 +32,7 @@ ROWS: dict[int, tuple[str, Callable[[Path], Outcome]]] = {
     23: ("hostile files", inputs.hostile_files),
     24: ("other device count", hosts.other_devices),
     25: ("host lost, hung or late", hosts.lost_or_late),
+    26: ("sampling interrupted", programs.sampling_killed),
+    27: ("no network, no HOME, read-only logs", programs.poor_environment),
+    28: ("soak", programs.soak),
 }

@@ -78,11 +78,12 @@ def test_many_skipped_steps_in_a_row_end_the_run_and_name_their_images(tmp_path,
     assert capsys.readouterr().out.count("it is skipped") == 1
 
 
-def test_a_step_is_looked_at_once_the_next_one_is_under_way(tmp_path, metrics):
+def test_a_step_is_looked_at_once_two_more_are_under_way(tmp_path, metrics):
     guard = Guard(tmp_path, metrics, None)
     watch(guard, [0], loss=np.nan, skipped_in_a_row=SKIPS)
+    watch(guard, [1])
     with pytest.raises(Diverged):
-        watch(guard, [1])
+        watch(guard, [2])
 
 
 def test_settling_tells_whether_the_last_step_was_taken(tmp_path, metrics):

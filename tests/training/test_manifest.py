@@ -1,8 +1,10 @@
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
+from tweedie_diffusion.training import manifest
 from tweedie_diffusion.training.manifest import NAME, Damaged, read_sealed, verify, write_manifest, write_sealed
 
 
@@ -57,6 +59,18 @@ def test_an_empty_file_that_grew_is_found(folder):
     (folder / "empty").write_bytes(b"0")
     with pytest.raises(Damaged, match="empty has 1 bytes, and 0 were written"):
         verify(folder)
+
+
+def test_large_files_are_hashed_in_blocks(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(manifest, "BLOCK", 10)
+    content = rng.bytes(25)
+    (tmp_path / "weights").write_bytes(content)
+    write_manifest(tmp_path)
+    digests = [hashlib.sha256(content[start : start + 10]).hexdigest() for start in (0, 10, 20)]
+    assert read_sealed(tmp_path / NAME) == {"weights": [25, *digests]}
+    (tmp_path / "weights").write_bytes(content[:24] + bytes([content[24] ^ 1]))
+    with pytest.raises(Damaged, match="weights"):
+        verify(tmp_path)
 
 
 def test_a_number_keeps_every_bit(tmp_path):

@@ -1,3 +1,5 @@
+import zipfile
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -118,3 +120,14 @@ def test_images_of_less_noise_are_brought_to_the_level_of_the_others(config, mon
     assert abs(len(seen["x_tn"]) - used) < 40
     spread = np.sqrt(seen["x_tn"].var() - level**2)
     assert abs(spread / dataset.sigma_data - 1) < 0.03
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("|O", (1,)), ("<f8", (10**15,))])
+def test_a_planted_pickle_or_a_huge_header_in_place_of_the_mixture_is_one_line(tmp_path, kind, shape):
+    trap = b"cos\nmkdir\n(V" + str(tmp_path / "sprung").encode() + b"\ntR."
+    with zipfile.ZipFile(tmp_path / "patch_mixture.npz", "w") as archive, archive.open("weights.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+        file.write(trap)
+    with pytest.raises(InputError, match=r"patch_mixture.npz is not a readable NumPy file"):
+        patch_prior.read_mixture(tmp_path)
+    assert not (tmp_path / "sprung").exists()

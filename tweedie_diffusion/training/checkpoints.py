@@ -20,7 +20,7 @@ from tweedie_diffusion.data.errors import BadFiles, InputError
 from tweedie_diffusion.data.whole import sync
 from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.manifest import Damaged, read_sealed, verify, write_manifest, write_sealed
-from tweedie_diffusion.training.processes import on_first_process, place
+from tweedie_diffusion.training.processes import on_first_process, on_one_device, place
 from tweedie_diffusion.training.step import TrainState, make_mesh
 
 # checkpoints/STEP/state/          Orbax
@@ -106,8 +106,7 @@ class Checkpoints:
         self.wait()
         step = int(state.step)
         if on_first_process() and step not in self.steps():
-            host = jax.tree.map(lambda x: np.array(x.addressable_data(0)), state)  # a copy: the next step reuses it
-            self._thread = threading.Thread(target=self._write, args=(step, host), name=f"save {step}")
+            self._thread = threading.Thread(target=self._write, args=(step, _in_memory(state)), name=f"save {step}")
             self._thread.start()
 
     def wait(self) -> None:
@@ -245,6 +244,15 @@ class Checkpoints:
 def _orbax():
     alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
     return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
+def _in_memory(state):
+    """A copy for the host: the next step takes the arrays of this one."""
+    local = on_one_device(state)
+    for leaf in jax.tree.leaves(local):
+        leaf.copy_to_host_async()
+    copied = np.array if jax.default_backend() == "cpu" else np.asarray  # which would show a CPU's array itself
+    return jax.tree.map(copied, local)
 
 
 def _read(path, like):

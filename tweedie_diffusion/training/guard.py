@@ -15,6 +15,7 @@ from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.processes import on_first_process
 from tweedie_diffusion.training.trace import Trace
 
+BEHIND = 2  # steps that are under way while one is looked at, so that the device never waits for it
 SKIPS = 20  # in a row, which end the training
 SPIKE = 30.0  # times the median of the last losses
 REMEMBERED, ENOUGH = 101, 20  # losses of which that is the median, and the least number of them
@@ -25,7 +26,7 @@ class Diverged(InputError):  # noqa: N818
 
 
 class Guard:
-    """Looks at each step once the next one is under way, so that the device need not wait for it."""
+    """Looks at each step once two more are under way."""
 
     def __init__(self, workdir: Path, metrics: Metrics, trace: Trace | None):
         """Spikes and skipped steps are told to `metrics`; steps are written to `trace`, if there is one."""
@@ -35,7 +36,7 @@ class Guard:
         self._skipped: dict[int, list[int]] = {}  # those in a row
 
     def watch(self, step: int, rows: Mapping[str, np.ndarray], scalars: Mapping[str, jax.Array]) -> None:
-        """Take note of a step that was begun, and look at the one before.
+        """Take note of a step that was begun, and look at an earlier one.
 
         Args:
             step: its number, from 0.
@@ -50,7 +51,7 @@ class Guard:
         for scalar in watched.values():
             scalar.copy_to_host_async()
         self._pending.append((step, rows["index"], digest, watched))
-        while len(self._pending) > 1:
+        while len(self._pending) > BEHIND:
             self._look(*self._pending.popleft())
 
     def settle(self) -> bool:

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import sys
-import zipfile
 from pathlib import Path
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.formats.arrays import write_arrays
+from tweedie_diffusion.data.formats.arrays import load_arrays, write_arrays
 from tweedie_diffusion.data.noisy import NoisyImages
 from tweedie_diffusion.data.sources import spaced
 from tweedie_diffusion.data.whole import whole
@@ -60,9 +59,8 @@ def read_mixture(workdir: Path) -> PatchMixture:
     """
     path = workdir / "patch_mixture.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return PatchMixture(**{name: jnp.asarray(array) for name, array in arrays.items()})
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        return PatchMixture(**{name: jnp.asarray(array) for name, array in load_arrays(path).items()})
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
 
 

@@ -65,9 +65,9 @@ def test_a_run_goes_on_with_the_same_data(workdir):
 
 def test_the_files_left_out_are_listed_once_for_all(tmp_path):
     left_out = [("a,b.png", "a,b.png is 3×6"), ("c.png", "c.png is CMYK")]
-    open_workdir(tmp_path, default_config(), FACTS, left_out)
+    open_workdir(tmp_path, default_config(), FACTS, left_out, accept_data=False, say=print)
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    open_workdir(tmp_path, default_config(), FACTS)
+    opened(tmp_path, FACTS)
     with (tmp_path / "excluded.csv").open(newline="", encoding="utf-8") as file:
         assert [tuple(row) for row in csv.reader(file)] == [("file", "why"), *left_out]
 

@@ -213,10 +213,10 @@ def test_a_score_that_a_full_disk_refuses_is_told_with_path_and_bytes(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=5)
     checkpoints.save(state_at(1))
     checkpoints.wait()
-    (checkpoints.folder / "1" / "score.json.part").symlink_to("/dev/full")
+    (checkpoints.folder / "1" / ".score.part.json").symlink_to("/dev/full")
     with pytest.raises(SaveFailed, match=told):
         checkpoints.score(1, 0.5)
-    assert [path.name for path in (tmp_path / "checkpoints" / "1").glob("score*")] == []
+    assert [path.name for path in (tmp_path / "checkpoints" / "1").glob("*score*")] == []
     assert restored(tmp_path) == (1, [])
 
 

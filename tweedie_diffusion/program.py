@@ -29,7 +29,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     whatever has not its own way to stop, as Ctrl-C does.
     """
     signal.signal(signal.SIGTERM, _on_sigterm)
-    sys.excepthook = _on_exception
+    sys.unraisablehook = _on_unraisable
     app.define_help_flags()
     flags.FLAGS.set_default("verbosity", logging.FATAL)  # what Orbax says of a save is said again, in a line
     standard_logging.getLogger("matplotlib").setLevel(standard_logging.ERROR)  # that it has no place for its caches
@@ -58,10 +58,10 @@ def _on_sigterm(number, frame):
     raise _Terminated("stopped")
 
 
-def _on_exception(kind, error, trace):
+def _on_unraisable(what):
     """All but what TensorStore prints, from threads of its own, of the rest of a save that failed."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+    if not (what.exc_type is RuntimeError and str(what.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(what)
 
 
 def leave(stop: KeyboardInterrupt) -> NoReturn:

@@ -80,27 +80,43 @@ def make_train_step(objective, optimizer: optax.GradientTransformation, *, ema_d
     all else stays as it was. The metrics have `grad_norm` and `skipped_in_a_row` beside what the objective has.
     """
 
+    def update(learned, grads, step):
+        params, ema_params, opt_state = learned
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
+        return params, optax.incremental_update(params, ema_params, 1 - decay), opt_state
+
     def train_step(state: TrainState, batch):
         key = jax.random.fold_in(purpose_key(seed, "training"), state.step)
         grad_fn = jax.value_and_grad(objective, has_aux=True)
         (_, metrics), grads = grad_fn(state.params, state.ema_params, key, batch, state.step, state.buffer)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-        old, new = (state.params, state.ema_params, state.opt_state), (params, ema_params, opt_state)
-        params, ema_params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        learned = _update_if(finite, update, (state.params, state.ema_params, state.opt_state), grads, state.step)
         skipped_in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
         metrics = metrics | {"grad_norm": grad_norm, "skipped_in_a_row": skipped_in_a_row}
         counters = state.skipped + ~finite, skipped_in_a_row
-        return TrainState(state.step + 1, params, ema_params, opt_state, state.buffer, *counters), metrics
+        return TrainState(state.step + 1, *learned, state.buffer, *counters), metrics  # pyright: ignore
 
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     return jax.jit(
         train_step, in_shardings=(replicated, split), out_shardings=(replicated, replicated), donate_argnums=0
     )
+
+
+def _update_if(finite, update, learned, *arguments):
+    """update(learned, *arguments) if finite, else `learned`. A branch costs a CPU nothing, where selection is one more
+    pass over memory; on accelerators a branch would wait for the host.
+    """
+
+    def branch(finite, learned, *arguments):
+        return jax.lax.cond(finite, update, lambda learned, *_: learned, learned, *arguments)
+
+    def selection(finite, learned, *arguments):
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), update(learned, *arguments), learned)
+
+    return jax.lax.platform_dependent(finite, learned, *arguments, cpu=branch, default=selection)
 
 
 def make_refresh_step(config: Config, make_denoise, mesh: Mesh, *, filling: bool = False):

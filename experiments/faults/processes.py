@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -45,7 +46,22 @@ SLOW = (  # steps of seconds
 )
 
 
-@functools.cache
+_MAKING = threading.RLock()
+
+
+def _once(make):
+    """Made when it is first asked for, by one row, while others wait."""
+    cached = functools.cache(make)
+
+    @functools.wraps(make)
+    def made():
+        with _MAKING:
+            return cached()
+
+    return made
+
+
+@_once
 def reference() -> Path:
     """The workdir of a run that nothing happened to. Its compilations are there for all others."""
     folder = Path(tempfile.mkdtemp(prefix="fault reference "))
@@ -56,7 +72,7 @@ def reference() -> Path:
     return folder / "run"
 
 
-@functools.cache
+@_once
 def _length() -> float:
     """Seconds that such a run takes when it is compiled."""
     reference()
@@ -66,7 +82,7 @@ def _length() -> float:
         return time.monotonic() - begun
 
 
-@functools.cache
+@_once
 def partial_run() -> Path:
     """The workdir of a run that was killed once the last of KEPT was saved and scored: make copies of it."""
     workdir = reference().with_name("partial")

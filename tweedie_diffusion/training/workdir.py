@@ -17,7 +17,7 @@ import numpy as np
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.checkpoints import directory
 from tweedie_diffusion.training.config import Config, difference, may_change, to_json
-from tweedie_diffusion.training.durable import replace_text
+from tweedie_diffusion.training.durable import free_bytes, replace_text
 from tweedie_diffusion.training.facts import DataFacts
 
 # config.json        every setting
@@ -135,7 +135,9 @@ def open_workdir(
                 csv.writer(lines).writerows([("file", "why"), *excluded])
                 replace_text(workdir / "excluded.csv", lines.getvalue())
     except OSError as error:
-        raise InputError(f"{workdir} cannot be written ({error.strerror}): choose another --workdir") from error
+        raise InputError(
+            f"{workdir} cannot be written ({error.strerror}{free_bytes(workdir)}): choose another --workdir"
+        ) from error
 
 
 def _changed_data(saved: Path, facts: DataFacts) -> list[str]:

@@ -6,6 +6,7 @@
 Prints `fault | tried | survived | lost`, and last `lost: 0`; a fault that was not run counts as lost.
 """
 
+import signal
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ _ROWS = flags.DEFINE_list("rows", [], "Numbers of some faults; all by default.")
 def main(arguments: list[str]) -> int:
     """Run the faults, two at a time; each is told on stderr when it is done, and all in the table at the end."""
     chosen = _chosen()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell ignore it, as do theirs
     with ThreadPoolExecutor(2) as lanes:
         lines, losses = zip(*lanes.map(_row, chosen), strict=True)
     print("| # | fault | tried | survived | lost | seconds | |\n|---|---|---|---|---|---|---|", *lines, sep="\n")

@@ -209,7 +209,6 @@ def stopped_by_signals(scratch: Path) -> Outcome:
     steps. A second signal ends it at once.
     """
     reference()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell ignore it
     checks: list[bool | str] = []
     for number in SIGNALS:
         workdir = scratch / f"{number.name} run"

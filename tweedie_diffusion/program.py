@@ -68,7 +68,8 @@ def leave(stop: KeyboardInterrupt) -> NoReturn:
     """Say where the program stopped and how to go on, and end the process: on any thread, whatever the others do."""
     module = getattr(sys.modules["__main__"].__spec__, "name", None)
     program = ["-m", module] if module else [sys.argv[0]]
-    again = shlex.join([Path(sys.executable).name, *program, *sys.argv[1:]])
+    once = [argument for argument in sys.argv[1:] if argument.lstrip("-").partition("=")[0] != "start_over"]
+    again = shlex.join([Path(sys.executable).name, *program, *once])
     with contextlib.suppress(OSError):  # the reader of a pipe may be gone
         print(f"\n{stop or 'interrupted'}. Go on with:\n  {again}", flush=True)
     os._exit(SIGNALLED + getattr(stop, "number", signal.SIGINT))

@@ -20,6 +20,7 @@ from experiments.faults.runs import (
 )
 from tweedie_diffusion.training.checkpoints import Checkpoints
 from tweedie_diffusion.training.manifest import verify
+from tweedie_diffusion.training.trace import read_trace
 
 TWO = ("--distributed", "--config.consistency.weight=0", "--config.refresh.weight=0", "--config.training.steps=300")
 
@@ -27,12 +28,16 @@ TWO = ("--distributed", "--config.consistency.weight=0", "--config.refresh.weigh
 @contextlib.contextmanager
 def _two(workdir: Path):
     """Two processes of one training, killed when the context ends."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(started(training(workdir, *TWO), **more)) for more in _names()]
+
+
+def _names() -> list[dict[str, str]]:
+    """The environments by which two processes find each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    names = [{"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)} for i in range(2)]
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(started(training(workdir, *TWO), **more)) for more in names]
+    return [{"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)} for i in range(2)]
 
 
 def _finish(processes: Sequence[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str]]:
@@ -59,7 +64,8 @@ def stopped_at_one_of_two(scratch: Path) -> Outcome:
             wait_until(lambda workdir=workdir: steps_done(workdir) > 130, both[0])
             both[which].send_signal(number)
             checks += [code == 128 + number or f"exit code {code}" for code, _ in _finish(both, timeout=30)]
-        checks.append(_whole(workdir))
+        last = Checkpoints(workdir, keep=None).latest_step()
+        checks += [_whole(workdir), last == max(read_trace(workdir).steps) + 1 or f"saved {last}, not the current step"]
         with _two(workdir) as both:
             checks += [code == 0 or f"exit code {code}: {said[-300:]}" for code, said in _finish(both)]
         checks.append(same_run(scratch / "reference", workdir))
@@ -85,11 +91,9 @@ def lost_or_late(scratch: Path) -> Outcome:
         checks.append(code != 0 or f"{name}: exit code 0")
         checks.append("another process" in said or "another task died" in said or f"{name}: {said[-300:]}")
         checks.append(_whole(workdir))
-    code = (
-        "from tweedie_diffusion import program; from tweedie_diffusion.training import processes as p; p.JOINING = 5;"
-    )
-    alone = {"JAX_COORDINATOR_ADDRESS": "localhost:12397", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
-    late = run([sys.executable, "-c", code], **alone)
+    code = "from tweedie_diffusion import program; from tweedie_diffusion.training import processes as p; "
+    code += "p.JOINING = 5; program.run(lambda _: p.join_others())"
+    late = run([sys.executable, "-c", code], **_names()[0])
     checks.append(late.returncode == 2 or f"late: exit code {late.returncode}")
     checks.append("started within 5 s" in late.stderr)
     return outcome(checks)

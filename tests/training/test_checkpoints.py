@@ -170,16 +170,17 @@ def test_a_reader_passes_over_what_is_damaged_and_renames_nothing(tmp_path, caps
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
 
 
-def test_a_reader_is_not_led_astray_by_what_is_removed_meanwhile(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["verify", "_read"])
+def test_a_reader_is_not_led_astray_by_what_is_removed_meanwhile(tmp_path, monkeypatch, name):
     folder = saved(tmp_path, [1, 2])
-    verify = module.verify
+    original = getattr(module, name)
 
-    def removed_first(path):
+    def removed_first(path, *rest):
         if (folder / "2").is_dir():
             shutil.rmtree(folder / "2")
-        verify(path)
+        return original(path, *rest)
 
-    monkeypatch.setattr(module, "verify", removed_first)
+    monkeypatch.setattr(module, name, removed_first)
     assert float(restore_saved(tmp_path, STATE).params["w"]) == 1
 
 

@@ -193,11 +193,11 @@ def test_a_setting_that_an_older_run_did_not_have_is_not_slipped_in(config, tmp_
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_on_a_full_disk_training_goes_on_without_metrics_and_results_are_drawn_later(config, tmp_path, capsys):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    (tmp_path / "denoising_curve.json.part").symlink_to("/dev/full")
+    (tmp_path / ".denoising_curve.part.json").symlink_to("/dev/full")
     with pytest.raises(InputError, match=r"the results cannot be written in .* bytes are free\)\. All steps are saved"):
         train(config, tmp_path)
     assert capsys.readouterr().out.count("metrics cannot be written (No space left on device)") == 1
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.part*"))
     assert train(config, tmp_path) is True
 
 

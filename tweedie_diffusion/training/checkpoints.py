@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tweedie_diffusion.data.errors import BadFiles, InputError
 from tweedie_diffusion.data.whole import sync
 from tweedie_diffusion.training.durable import free_bytes
-from tweedie_diffusion.training.manifest import Damaged, read_sealed, verify, write_manifest, write_sealed
+from tweedie_diffusion.training.manifest import Damaged, damage_of, read_sealed, verify, write_manifest, write_sealed
 from tweedie_diffusion.training.processes import on_first_process, on_one_device, place
 from tweedie_diffusion.training.step import TrainState, make_mesh
 
@@ -46,7 +46,8 @@ class Checkpoints:
         `keep` None opens them for reading only.
         """
         self.folder, self._keep = directory(workdir), keep
-        self._thread: threading.Thread | None = None
+        self._saved = threading.Event()
+        self._saved.set()
         self._failed: SaveFailed | None = None
         if keep is not None and on_first_process():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, trace):
-        if error is None:
+        if error is None or isinstance(error, KeyboardInterrupt):  # which says what is saved
             self.wait()
         else:  # that error is the one to tell
             with contextlib.suppress(SaveFailed):
@@ -106,8 +107,9 @@ class Checkpoints:
         self.wait()
         step = int(state.step)
         if on_first_process() and step not in self.steps():
-            self._thread = threading.Thread(target=self._write, args=(step, _in_memory(state)), name=f"save {step}")
-            self._thread.start()
+            saving = threading.Thread(target=self._write, args=(step, _in_memory(state)), name=f"save {step}")
+            self._saved.clear()
+            saving.start()
 
     def wait(self) -> None:
         """Wait for the save in the background.
@@ -115,9 +117,7 @@ class Checkpoints:
         Raises:
             SaveFailed: if it failed.
         """
-        if self._thread and self._thread is not threading.current_thread():
-            self._thread.join()
-            self._thread = None
+        self._saved.wait()  # not for the thread: a signal in the middle of that would end the waiting for good
         if self._failed:
             raise self._failed
 
@@ -156,7 +156,7 @@ class Checkpoints:
             if self.is_scored(step):
                 read_sealed(path / "score.json")
         except OSError as error:
-            raise Damaged(f"{error.filename or path} cannot be read ({error.strerror})") from error
+            raise damage_of(error, path) from error
         return place(_read(path / "state", like), NamedSharding(mesh, PartitionSpec()))
 
     def restore_newest(self, like: TrainState, mesh: Mesh, say: Callable[[str], None]) -> TrainState | None:
@@ -206,11 +206,21 @@ class Checkpoints:
             write_manifest(saving)
             saving.rename(self._path(step))
             sync(self.folder)
-            self._prune()
         except Exception as error:  # Orbax and TensorStore have many; this one is told by the next save, or at the end
+            self._failed = SaveFailed(f"step {step} could not be saved: {_reason(error)}")
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(host))
             shutil.rmtree(saving, ignore_errors=True)
             self._failed = self._failure(step, size, error)
+        else:
+            self._prune_or_fail()
+        finally:
+            self._saved.set()
+
+    def _prune_or_fail(self):
+        try:
+            self._prune()
+        except OSError as error:
+            self._failed = SaveFailed(f"old checkpoints in {self.folder} cannot be removed: {_reason(error)}")
 
     def _failure(self, step, size, error):
         free = free_bytes(self.folder)
@@ -296,10 +306,13 @@ def restore_saved(workdir: Path, like: TrainState, *, best: bool = False) -> Tra
             return None
         try:
             return checkpoints.restore(step, like, make_mesh(jax.local_devices()[:1]))
-        except Damaged as error:
-            if step in checkpoints.steps():  # else a running job has removed it meanwhile
-                tqdm.write(f"warning: {error}: step {step} is passed over", file=sys.stderr)
-                damaged[step] = error
+        except (InputError, OSError) as error:
+            if step not in checkpoints.steps():  # a running job has removed it meanwhile
+                continue
+            if not isinstance(error, Damaged):
+                raise
+            tqdm.write(f"warning: {error}: step {step} is passed over", file=sys.stderr)
+            damaged[step] = error
 
 
 def directory(workdir: Path) -> Path:

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 
+from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.data.scaling import Scaling
+from tweedie_diffusion.training.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +73,26 @@ def facts_of(dataset: Dataset) -> DataFacts:
         num_held_out=len(dataset.held_out),
         fingerprint=dataset.images.fingerprint(),
     )
+
+
+def check_facts(config: Config, facts: DataFacts) -> None:
+    """Raise InputError if settings ask for what the data is not."""
+    if config.data.flip and len(facts.shape) != 3:
+        raise InputError("data.flip mirrors images, and the data is vectors: set it to False")
+    if config.data.turn and (len(facts.shape) != 3 or facts.shape[0] != facts.shape[1]):
+        raise InputError("data.turn needs square images: set it to False, or data.crop")
+    for road in ("consistency", "refresh"):
+        if not config[road].weight:
+            continue
+        if facts.sigma_tn_max == 0:
+            raise InputError(f"{road} works below the noise of the data, and no image is noisy: set {road}.weight=0")
+        if facts.sigma_tn_max <= config[road].sigma_min:
+            raise InputError(
+                f"{road}.sigma_min={config[road].sigma_min:g} must lie below the noise of the data, "
+                f"{facts.sigma_tn_max:g}: lower it, or set {road}.weight=0"
+            )
+    for key, limit in (("ambient", config.ambient.sigma_max), ("sampling", config.sampling.sigma_max)):
+        if facts.sigma_tn_max >= limit:
+            raise InputError(
+                f"{key}.sigma_max={limit:g} must exceed the noise of the data, which reaches {facts.sigma_tn_max:g}"
+            )

@@ -26,8 +26,8 @@ from tweedie_diffusion.training.checkpoints import Checkpoints, restore_saved
 from tweedie_diffusion.training.config import Config, check_config
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.durable import free_bytes
-from tweedie_diffusion.training.facts import facts_of
-from tweedie_diffusion.training.guard import Guard
+from tweedie_diffusion.training.facts import check_facts, facts_of
+from tweedie_diffusion.training.guard import Diverged, Guard
 from tweedie_diffusion.training.health import data_warnings, health_warnings, held_out_health
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import log_normal_law, make_objective
@@ -36,6 +36,7 @@ from tweedie_diffusion.training.processes import (
     Agreement,
     check_same,
     first_process_first,
+    leave_together,
     noticing_loss,
     on_first_process,
     on_one_device,
@@ -123,14 +124,13 @@ def train(
     """
     check_config(config)
     check_workdir(workdir, config)
-    with StopRequests(leave) as stops, contextlib.ExitStack() as held:
+    with noticing_loss(), StopRequests(leave) as stops, contextlib.ExitStack() as held:
         with stops.nothing_to_lose("stopped before the first step, with nothing to save"):
             run = _open_run(config, workdir, stops, held, start_over=start_over, accept_data=accept_data)
             if run.checkpoints.latest_step() == config.training.steps and (workdir / "denoising_curve.json").is_file():
                 return False
             state = _first_state(run)
-        with noticing_loss():
-            state = _take_steps(run, state)
+        state = _take_steps(run, state)
         with stops.nothing_to_lose("stopped while the results were drawn: all steps are saved"):
             _show_results(run, state)
     return True
@@ -146,8 +146,11 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
         )
     dataset = open_data(config.data)
     facts = facts_of(dataset)
+    check_same("the data", int(facts.fingerprint[:7] or "0", 16))
     network = build_network(config.model, facts)
-    _check_facts(config, facts)
+    check_facts(config, facts)
+    if config.model.patch_components:
+        check_patches(config.model, facts)
     params = lambda: init_params(purpose_key(config.seed, "weights"), network, config.model, facts)
     if config.init_from and (start_over or not has_checkpoints(workdir)):
         params = _params_of(config, params)
@@ -192,31 +195,6 @@ def _show_results(run: _Run, state: TrainState) -> None:
         ) from error
 
 
-def _check_facts(config, facts):
-    """What the settings ask for, against what the data is."""
-    if config.data.flip and len(facts.shape) != 3:
-        raise InputError("data.flip mirrors images, and the data is vectors: set it to False")
-    if config.data.turn and (len(facts.shape) != 3 or facts.shape[0] != facts.shape[1]):
-        raise InputError("data.turn needs square images: set it to False, or data.crop")
-    if config.model.patch_components:
-        check_patches(config.model, facts)
-    for road in ("consistency", "refresh"):
-        if not config[road].weight:
-            continue
-        if facts.sigma_tn_max == 0:
-            raise InputError(f"{road} works below the noise of the data, and no image is noisy: set {road}.weight=0")
-        if facts.sigma_tn_max <= config[road].sigma_min:
-            raise InputError(
-                f"{road}.sigma_min={config[road].sigma_min:g} must lie below the noise of the data, "
-                f"{facts.sigma_tn_max:g}: lower it, or set {road}.weight=0"
-            )
-    for key, limit in (("ambient", config.ambient.sigma_max), ("sampling", config.sampling.sigma_max)):
-        if facts.sigma_tn_max >= limit:
-            raise InputError(
-                f"{key}.sigma_max={limit:g} must exceed the noise of the data, which reaches {facts.sigma_tn_max:g}"
-            )
-
-
 def _params_of(config, fresh):
     """A function that gives the weights of the run in config.init_from, which must have the shapes of fresh ones."""
     try:
@@ -235,45 +213,54 @@ def _params_of(config, fresh):
 def _take_steps(run: _Run, state: TrainState) -> TrainState:
     """The steps that are left, and what happens between them."""
     training, first = run.config.training, int(state.step)
+    if on_first_process():
+        (run.workdir / "denoising_curve.json").unlink(missing_ok=True)  # that of a finished run, begun anew
     with (
         Metrics(run.workdir, start=first, total=training.steps, batch_size=training.batch_size) as metrics,
         _tracing(run) as trace,
     ):
         guard = Guard(run.workdir, metrics, trace)
-        for warning in () if first else data_warnings(run.dataset):  # a run that goes on has said them
-            metrics.say(f"warning: {warning}")
+        with run.stops.nothing_to_lose(_stopped_at(run, first)):
+            for warning in () if first else data_warnings(run.dataset):  # a run that goes on has said them
+                metrics.say(f"warning: {warning}")
         if first and _scores_at(training, first) and not run.checkpoints.is_scored(first):  # it was stopped before
             _score(run, state, metrics)
-        data, programs, seen, agreed = _batches_of(run, first), _step_programs(run), set(), Agreement(run.mesh)
+        data, programs, compiled, agreed = _batches_of(run, first), _step_programs(run), set(), Agreement(run.mesh)
+        due = False
         for step in range(first, training.steps):
-            with metrics.waiting():
-                rows = next(data)
             terms = terms_at(run.config, step)
             renewing = "refresh" in terms and renews_at(run.config.refresh, step)
-            new = (*terms, renewing) not in seen
+            new = {" + ".join(["ambient score matching", *terms]), *(["renewing draws"] if renewing else [])} - compiled
+            compiled |= new
             with _compiling(run, state, guard, trace) if new else contextlib.nullcontext():
-                if new and not seen & {(*terms, True), (*terms, False)}:
-                    metrics.say(f"step {step}: compiling {' + '.join(['ambient score matching', *terms])}")
-                seen.add((*terms, renewing))
+                with metrics.waiting():
+                    rows = next(data)
+                if new:
+                    metrics.say(f"step {step}: compiling {', '.join(sorted(new))}")
                 if "refresh" in terms and step == run.config.refresh.start:
                     metrics.say(f"step {step}: drawing {run.config.refresh.capacity} images from the posterior")
                     state = _fill_buffer(run, state)
                 state, scalars = programs(state, rows, terms, renewing)
             guard.watch(step, rows, scalars)
             metrics.advance()
+            due |= _scores_at(training, step + 1)
             if (step + 1) % training.log_every == 0 or _scores_at(training, step + 1):
                 metrics.log(step + 1, {name: float(value) for name, value in scalars.items()})
-            if _scores_at(training, step + 1) and (guard.settle() or step + 1 == training.steps):
+            if due and (guard.settle() or step + 1 == training.steps):  # not while steps are skipped
+                due = False
                 _save(run, state, guard, trace)
                 _score(run, state, metrics)
             if asked := agreed(run.stops.asked):
                 _save(run, state, guard, trace)
                 run.checkpoints.wait()
+                leave_together()
                 raise Stopped(asked, _stopped_at(run, step + 1))
     return state
 
 
 def _stopped_at(run: _Run, step: int) -> str:
+    if not step:
+        return "stopped before the first step was done, with nothing to save"
     return f"stopped at step {step} of {run.config.training.steps}, which is saved"
 
 
@@ -299,8 +286,7 @@ def _compiling(run: _Run, state: TrainState, guard: Guard, trace: Trace | None):
         return
     if step and step not in run.checkpoints.steps():
         _save(run, state, guard, trace)
-    saved = _stopped_at(run, step) if step else "stopped before the first step was done, with nothing to save"
-    with run.stops.nothing_to_lose(saved, run.checkpoints.wait):
+    with run.stops.nothing_to_lose(_stopped_at(run, step), run.checkpoints.wait):
         yield
 
 
@@ -391,4 +377,7 @@ def _fill_buffer(run: _Run, state: TrainState) -> TrainState:
     for _ in range(-(-run.config.refresh.capacity // run.config.training.batch_size)):
         rows = next(data)
         state = fill(state, place({name: array for name, array in rows.items() if name != "index"}, sharding))
+    assert state.buffer is not None
+    if not np.asarray(state.buffer.x_0.addressable_data(0)).any(axis=tuple(range(1, state.buffer.x_0.ndim))).all():
+        raise Diverged("posterior draws are not finite: raise refresh.start, or lower training.learning_rate")
     return state

@@ -1,5 +1,6 @@
 """The SHA-256 of every file of a checkpoint, in a file that has one of its own: what no file system promises."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,12 @@ BLOCK = 2**24  # bytes hashed on their own, so that large files keep all cores b
 
 class Damaged(InputError):  # noqa: N818
     """A file is not what was written."""
+
+
+def damage_of(error: OSError, path: Path) -> OSError | Damaged:
+    """`Damaged` for an error of reading that will not pass; else that error."""
+    lasting = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EIO)
+    return Damaged(f"{error.filename or path} cannot be read ({error.strerror})") if error.errno in lasting else error
 
 
 def write_manifest(folder: Path) -> None:
@@ -63,7 +70,7 @@ def read_sealed(path: Path) -> dict:
     try:
         *lines, digest = path.read_bytes().splitlines(keepends=True) or [b""]
     except OSError as error:
-        raise Damaged(f"{path} cannot be read ({error.strerror})") from error
+        raise damage_of(error, path) from error
     text = b"".join(lines)
     if hashlib.sha256(text).hexdigest().encode() + b"\n" != digest:
         raise Damaged(f"{path} is not what was written: its own SHA-256 differs")

@@ -1,5 +1,6 @@
 """Where the numbers of a run go: a JSON line, TensorBoard, and the progress bar."""
 
+import contextlib
 import json
 import math
 import os
@@ -48,7 +49,8 @@ class Metrics:
 
     def advance(self) -> None:
         """One step more on the bar."""
-        self._bar.update()
+        with contextlib.suppress(OSError):
+            self._bar.update()
 
     @contextmanager
     def waiting(self):
@@ -60,7 +62,8 @@ class Metrics:
     def say(self, text: str) -> None:
         """A line above the bar."""
         if on_first_process():
-            self._bar.write(text)
+            with contextlib.suppress(OSError):  # whoever listened may be gone, or the disk that keeps it full
+                self._bar.write(text)
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Write the scalars, with the speed since the last call."""
@@ -70,7 +73,8 @@ class Metrics:
             scalars = scalars | {"steps_per_second": rate, "images_per_second": rate * self._batch_size}
             scalars |= {"data_wait": self._waited / (now - then)}
             self._last, self._waited = (now, step), 0.0
-            self._bar.set_postfix_str(f"{rate * self._batch_size:.0f} images/s, loss {scalars['loss']:.3g}")
+            with contextlib.suppress(OSError):
+                self._bar.set_postfix_str(f"{rate * self._batch_size:.0f} images/s, loss {scalars['loss']:.3g}")
         self.write(step, scalars)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:

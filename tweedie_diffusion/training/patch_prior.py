@@ -20,6 +20,7 @@ from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.models.patch_mixture import PatchMixture, fit_patch_mixture
 from tweedie_diffusion.training.config import Config
 from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.processes import on_first_process
 from tweedie_diffusion.training.workdir import has_checkpoints
 
 MAX_BYTES = 2**28  # of the images that it is fitted to
@@ -39,7 +40,7 @@ def check_patches(model: Config, facts: DataFacts) -> None:
 
 def open_mixture(workdir: Path, config: Config, noisy: NoisyImages) -> PatchMixture:
     """The mixture of the run: with a checkpoint the saved one, else that of init_from, or one fitted now."""
-    if has_checkpoints(workdir):
+    if has_checkpoints(workdir) or not on_first_process():
         return read_mixture(workdir)
     if config.init_from:
         mixture = read_mixture(Path(config.init_from).expanduser())

@@ -1,6 +1,7 @@
 """One training on several processes, each with some of the devices: what each of them does, and how they agree."""
 
 import os
+import signal
 import sys
 import threading
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ def join_others() -> None:
     count, number = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
     late = threading.Timer(JOINING, _end_alone)
     late.daemon = True
+    handlers = {
+        s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGINT, signal.SIGTERM)
+    }  # no Python runs meanwhile
     try:
         late.start()
         jax.distributed.initialize(
@@ -47,6 +51,8 @@ def join_others() -> None:
         ) from error
     finally:
         late.cancel()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _end_alone():
@@ -80,6 +86,12 @@ def first_process_first():
     yield
     if on_first_process() and jax.process_count() > 1:
         multihost_utils.sync_global_devices("first process first")
+
+
+def leave_together() -> None:
+    """Wait until all processes have come to their end: one that goes first would be missed."""
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()
 
 
 def check_same(what: str, number: int) -> None:
@@ -120,7 +132,7 @@ def noticing_loss():
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
         raise OthersLost(
             f"another process of the training has ended or does not answer ({str(error).strip().splitlines()[0]}): "

@@ -62,7 +62,8 @@ class StopRequests:
 
     @contextmanager
     def nothing_to_lose(self, text: str, settle: Callable[[], None] = lambda: None):
-        """Around what may be left at any moment, once `settle` has run: `text` says why.
+        """Around what may be left at any moment: `text` says why. Only where the main thread cannot do so itself is
+        `settle` called first, on another one.
 
         Raises:
             Stopped: at once if a stop was asked for before, or when it is.
@@ -91,8 +92,8 @@ class StopRequests:
         """Reads signals as they come, while the main thread may be in the compiler."""
         first, when = 0, 0.0
         while True:
-            waiting = first and not self.asked and self._safe  # the handler has not run yet
-            ready, _, _ = select.select([self._reading], [], [], 0.1 if waiting else None)
+            safe = [] if self.asked or not first else self._safe[-1:]  # empty too once the handler has run
+            ready, _, _ = select.select([self._reading], [], [], 0.1 if safe else None)
             if ready:
                 received = os.read(self._reading, 1)
                 if not received:
@@ -105,8 +106,8 @@ class StopRequests:
                     self._end(Stopped(number, "stopped at once, by a second signal"))
                 elif not first:
                     first, when = number, time.monotonic()
-            elif waiting and time.monotonic() - when > PATIENCE:
-                text, settle = self._safe[-1]
+            elif safe and time.monotonic() - when > PATIENCE:
+                text, settle = safe[0]
                 try:
                     settle()
                 except Exception as error:  # a save that failed, say: nobody else will tell

@@ -8,11 +8,13 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.checkpoints import directory
@@ -87,8 +89,8 @@ def locked(workdir: Path):
                 f"{lock.read().strip() or 'another process'} trains in {workdir}: wait for it, "
                 "or choose another --workdir"
             ) from None
-        except OSError:
-            pass  # some network file systems have no locks
+        except OSError:  # some network file systems have no locks
+            tqdm.write(f"warning: {workdir} cannot be locked: see that only one training writes there", file=sys.stderr)
         with contextlib.suppress(OSError):  # a full disk: saving will say so
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -115,15 +117,15 @@ def open_workdir(
     saved = workdir / "data.json"
     changed = check_workdir(workdir, config)
     if begun := has_checkpoints(workdir):
-        if changed:
-            say(f"going on with other settings: {', '.join(changed)}")
         if other := _changed_data(saved, facts):
-            if not accept_data:
+            if not accept_data or any(change.split(":")[0] in ("shape", "num_classes") for change in other):
                 raise InputError(
                     f"the data is not what the run in {workdir} began with ({', '.join(other)}): "
                     "put it back as it was, go on all the same by --accept_data, or choose another --workdir"
                 )
             say(f"warning: going on with other data: {', '.join(other)}")
+        if changed:
+            say(f"going on with other settings: {', '.join(changed)}")
     try:
         if changed or not begun:
             replace_text(workdir / "config.json", to_json(config))

@@ -1,4 +1,4 @@
-"""Faults 1, 3, 12 and 13: processes that die, are told to stop, or are two."""
+"""Faults 1 and 3: processes that die, or are told to stop; and the small runs that other rows copy."""
 
 import atexit
 import contextlib
@@ -6,7 +6,6 @@ import functools
 import itertools
 import random
 import re
-import resource
 import shlex
 import shutil
 import signal
@@ -87,7 +86,7 @@ def partial_run() -> Path:
     """The workdir of a run that was killed once the last of KEPT was saved and scored: make copies of it."""
     workdir = reference().with_name("partial")
     with started(training(workdir)) as process:
-        wait_until(lambda: tuple(_scored(workdir)) == KEPT and not _unfinished(workdir), process)
+        wait_until(lambda: tuple(scored(workdir)) == KEPT and not unfinished(workdir), process)
         process.kill()
         process.wait()
     assert tuple(checkpoints_of(workdir)) == KEPT
@@ -148,6 +147,7 @@ def killed_at_random(scratch: Path) -> Outcome:
         checks.append(_most_redone(workdir) <= SAVE_EVERY or f"{_most_redone(workdir)} steps were done again")
         if len(kills) >= KILLS:
             break
+    checks.append({"before a step", "in training", "mid-save"} <= set(kills) or "not everywhere")
     lost = [check for check in checks if check is not True]
     words = ", ".join(f"{kills.count(where)} {where}" for where in sorted(set(kills)))
     return Outcome(len(kills), len(kills) - len(lost), "; ".join([f"{number} runs: {words}", *map(str, lost[:3])]))
@@ -155,7 +155,7 @@ def killed_at_random(scratch: Path) -> Outcome:
 
 def _killed(workdir: Path, aim, rng, more) -> tuple[str, str]:
     """Start and kill: when that was, empty if the process was faster, and what was wrong."""
-    before, done = _unfinished(workdir), steps_done(workdir)
+    before, done = unfinished(workdir), steps_done(workdir)
     with started(training(workdir), **more) as process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             aim(workdir, process, rng)
@@ -163,14 +163,14 @@ def _killed(workdir: Path, aim, rng, more) -> tuple[str, str]:
             return "", f"exit code {process.returncode}" * (process.returncode != 0)
         process.kill()
         process.communicate()
-    if _unfinished(workdir) - before:
+    if unfinished(workdir) - before:
         return "mid-save", ""
     if steps_done(workdir) == done:
         return "before a step", ""
-    return "in training", f"{before & _unfinished(workdir)} outlived a start" * bool(before & _unfinished(workdir))
+    return "in training", f"{before & unfinished(workdir)} outlived a start" * bool(before & unfinished(workdir))
 
 
-def _unfinished(workdir: Path) -> set[str]:
+def unfinished(workdir: Path) -> set[str]:
     return {path.name for path in (workdir / "checkpoints").glob(".*")}
 
 
@@ -179,8 +179,8 @@ def _anywhere(workdir, process, rng):
 
 
 def _while_saving(workdir, process, rng):
-    old = _unfinished(workdir)
-    wait_until(lambda: bool(_unfinished(workdir) - old), process)
+    old = unfinished(workdir)
+    wait_until(lambda: bool(unfinished(workdir) - old), process)
     process.wait(rng.uniform(0, 0.1))
 
 
@@ -190,7 +190,7 @@ def _when_saved(workdir, process, rng):
     process.wait(rng.uniform(0.001, 0.2))
 
 
-def _steps(workdir: Path) -> list[int]:
+def steps_of(workdir: Path) -> list[int]:
     """The steps in a trace, as they were done."""
     path = workdir / "trace.txt"
     text = path.read_text(errors="replace") if path.is_file() else ""
@@ -199,7 +199,7 @@ def _steps(workdir: Path) -> list[int]:
 
 def _most_redone(workdir: Path) -> int:
     """The most steps that one restart did again."""
-    return max((a + 1 - b for a, b in itertools.pairwise(_steps(workdir))), default=0)
+    return max((a + 1 - b for a, b in itertools.pairwise(steps_of(workdir))), default=0)
 
 
 def stopped_by_signals(scratch: Path) -> Outcome:
@@ -215,11 +215,12 @@ def stopped_by_signals(scratch: Path) -> Outcome:
         for name, (reached, seconds) in MOMENTS.items():
             more = {"JAX_COMPILATION_CACHE_DIR": str(scratch / f"{number.name} {name}")} if "compil" in name else {}
             checks.append(_stopped(training(workdir), number, reached(workdir), seconds, name, **more))
+        checks.append(_most_redone(workdir) <= 0 or f"{number.name}: {_most_redone(workdir)} steps were done again")
         checks += [*ended(workdir), *_stopped_sampling(scratch, number), _stopped_twice(scratch, number)]
     return outcome(checks)
 
 
-def _scored(workdir: Path) -> list[int]:
+def scored(workdir: Path) -> list[int]:
     return [step for step in checkpoints_of(workdir) if (workdir / "checkpoints" / str(step) / "score.json").is_file()]
 
 
@@ -227,14 +228,14 @@ def _at_start(workdir):
     return (workdir / ".lock").is_file
 
 
-def _compiling(workdir):
+def compiling(workdir):
     boards = lambda: len(list(workdir.glob("tensorboard/*")))
     old = boards()
     return lambda: boards() > old and not time.sleep(0.5)
 
 
 def _compiling_refresh(workdir):
-    return lambda: 299 in _steps(workdir)[-1:] and not time.sleep(0.5)
+    return lambda: 299 in steps_of(workdir)[-1:] and not time.sleep(0.5)
 
 
 def _training(workdir):
@@ -243,21 +244,21 @@ def _training(workdir):
 
 
 def _saving(workdir):
-    return lambda: bool(_unfinished(workdir))
+    return lambda: bool(unfinished(workdir))
 
 
 def _scoring(workdir):
     old = checkpoints_of(workdir)
-    return lambda: bool(set(checkpoints_of(workdir)) - {*_scored(workdir), *old})
+    return lambda: bool(set(checkpoints_of(workdir)) - {*scored(workdir), *old})
 
 
 def _drawing_results(workdir):
-    return lambda: LAST in _scored(workdir) and not time.sleep(0.2)
+    return lambda: LAST in scored(workdir) and not time.sleep(0.2)
 
 
 MOMENTS = {  # in the order in which a run comes to them: (what makes a question of a workdir, seconds to leave in)
     "at the start": (_at_start, AT_ONCE),
-    "compiling": (_compiling, AT_ONCE),
+    "compiling": (compiling, AT_ONCE),
     "in training": (_training, PATIENT),
     "saving": (_saving, PATIENT),
     "scoring": (_scoring, PATIENT),
@@ -309,118 +310,3 @@ def _stopped_twice(scratch: Path, number) -> bool | str:
     took = time.monotonic() - begun
     good = alive and process.returncode == SIGNALS[number] and took < 2 and "second signal" in shown
     return good or f"{number.name} twice: alive {alive}, exit code {process.returncode}, {took:.1f} s: {shown[-100:]}"
-
-
-def ended_after_a_save(scratch: Path) -> Outcome:
-    """Runs whose last step is the first, the second or many after a save; kill -9 as soon as the results are there.
-
-    The last checkpoint is whole and the one of a run that was not killed, and the same command has nothing to do.
-    """
-    checks: list[bool | str] = []
-    for every in (LAST, LAST - 1, LAST - 2, SAVE_EVERY):
-        for killed in (False, True):
-            workdir = scratch / f"saved every {every}, {'killed' if killed else 'ended'}"
-            arguments = training(workdir, f"--config.training.save_every={every}")
-            with started(arguments) as process:
-                wait_until((workdir / "denoising_curve.json").is_file if killed else lambda: False, process)
-                process.kill()
-                process.wait()
-            whole = all_whole(workdir)
-            checks.append((LAST in _scored(workdir) and whole) or f"{workdir.name}: {checkpoints_of(workdir)}")
-            checks += [whole, *ended(workdir, arguments=arguments)]
-    return outcome(checks)
-
-
-def failed_saves(scratch: Path) -> Outcome:
-    """A save in the background fails: a file is in its way, its folder is gone, its disk read-only or files too small.
-
-    Training ends at the next save at the latest, in a line, and never as if all were well; once that is mended the
-    same command does the same steps.
-    """
-    checks: list[bool | str] = []
-    for break_it in (_blocked, _blocked_at_the_end, _folder_gone, _read_only, _small_files):
-        workdir = scratch / break_it.__name__
-        shutil.copytree(partial_run(), workdir)
-        with contextlib.ExitStack() as mended:
-            mounted = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", workdir / "checkpoints"]
-            if break_it is _read_only:
-                subprocess.run(mounted, check=True)
-                mended.callback(subprocess.run, ["umount", "-l", workdir / "checkpoints"], check=True)
-                shutil.copytree(partial_run() / "checkpoints", workdir / "checkpoints", dirs_exist_ok=True)
-            failed = _failing(workdir, break_it, mended)
-            line = one_line(failed, "could not be saved")
-            checks.append(bool(line) or f"{workdir.name}: exit code {failed.returncode}: {failed.stderr[-300:]}")
-            last = max(_steps(workdir))
-            late = last >= KEPT[-1] + 2 * SAVE_EVERY and break_it is not _blocked_at_the_end
-            checks.append(not late or f"{workdir.name}: it went on to step {last}")
-            if break_it is _read_only:
-                subprocess.run(["mount", "-o", "remount,rw", workdir / "checkpoints"], check=True)
-                checks += [all_whole(workdir), *ended(workdir)]
-        if break_it is not _read_only:
-            checks += [all_whole(workdir), *ended(workdir)]
-    return outcome(checks)
-
-
-def _failing(workdir: Path, break_it, mended) -> subprocess.CompletedProcess:
-    """A run that goes on from the last of KEPT, until its saves fail."""
-    done = steps_done(workdir)
-    arguments = training(workdir, f"--config.debug_trace={break_it is not _small_files}")
-    with started(arguments) as process:
-        wait_until(_compiling(workdir) if break_it is _small_files else lambda: steps_done(workdir) > done + 5, process)
-        break_it(workdir, process, mended)
-        shown, errors = process.communicate(timeout=200)
-    return subprocess.CompletedProcess(arguments, process.returncode, shown, errors)
-
-
-def _blocked(workdir, process, mended, step=KEPT[-1] + SAVE_EVERY):
-    path = workdir / "checkpoints" / f".saving-{step}"
-    path.write_text("")
-    mended.callback(path.unlink, missing_ok=True)
-
-
-def _blocked_at_the_end(workdir, process, mended):
-    _blocked(workdir, process, mended, LAST)
-
-
-def _folder_gone(workdir, process, mended):
-    folder, away = workdir / "checkpoints", workdir / "away"
-    folder.rename(away)
-    folder.write_text("")
-    mended.callback(lambda: (folder.unlink(), away.rename(folder)))
-
-
-def _read_only(workdir, process, mended):
-    subprocess.run(["mount", "-o", "remount,ro", workdir / "checkpoints"], check=True)
-
-
-def _small_files(workdir, process, mended):
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-
-
-def two_writers(scratch: Path) -> Outcome:
-    """A second process in a workdir is refused and names the first, which is unharmed; a dead one holds nothing."""
-    workdir = scratch / "run"
-    reference()
-    checks: list[bool | str] = []
-    with started(training(workdir)) as first:
-        wait_until(lambda: steps_done(workdir) > 10, first)
-        second = run(training(workdir))
-        lines = second.stderr.strip().splitlines()
-        named = second.returncode == 2 and len(lines) == 1 and f"process {first.pid} " in lines[0]
-        checks.append(named or f"the second: exit code {second.returncode}, {lines[-1:]}")
-        first.communicate()
-        checks.append(first.returncode == 0 or "the first was harmed")
-    checks.append(same_run(reference(), workdir))
-    with started(training(scratch / "killed")) as first:
-        wait_until(lambda: steps_done(scratch / "killed") > 150, first)
-        first.kill()
-        first.wait()
-    checks += ended(scratch / "killed")
-    workdir = scratch / "together"
-    with started(training(workdir)) as one, started(training(workdir)) as other:
-        one.communicate()
-        other.communicate()
-    codes = sorted([one.returncode, other.returncode])
-    checks.append(codes == [0, 2] or f"of two started together: exit codes {codes}")
-    checks += ended(workdir)
-    return outcome(checks)

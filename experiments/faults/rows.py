@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.faults import disks, hosts, inputs, numbers, processes, programs
+from experiments.faults import disks, hosts, inputs, numbers, processes, programs, saves
 from experiments.faults.runs import Outcome
 
 ROWS: dict[int, tuple[str, Callable[[Path], Outcome]]] = {
@@ -17,9 +17,9 @@ ROWS: dict[int, tuple[str, Callable[[Path], Outcome]]] = {
     8: ("the newest bad, go on", disks.fell_back),
     9: ("disk full", disks.disk_full),
     10: ("unwritable workdir, odd names", disks.odd_workdirs),
-    11: ("a save fails", processes.failed_saves),
-    12: ("the run ends right after a save", processes.ended_after_a_save),
-    13: ("two writers in one workdir", processes.two_writers),
+    11: ("a save fails", saves.failed_saves),
+    12: ("the run ends right after a save", saves.ended_after_a_save),
+    13: ("two writers in one workdir", saves.two_writers),
     14: ("NaN batch, infinite gradient", numbers.not_finite),
     15: ("loss spike", numbers.spike),
     16: ("bad images", inputs.bad_images),

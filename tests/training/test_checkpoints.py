@@ -1,7 +1,10 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -15,6 +18,7 @@ from tweedie_diffusion.training import checkpoints as module
 from tweedie_diffusion.training.checkpoints import Checkpoints, SaveFailed, restore_saved
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.step import first_buffer, init_state, make_mesh
+from tweedie_diffusion.training.stopping import Stopped, StopRequests
 from tweedie_diffusion.training.trace import state_digest
 
 STATE = init_state({"w": jnp.float32(0.0)}, optax.sgd(0.1))
@@ -286,3 +290,75 @@ def test_death_at_any_file_operation_leaves_the_old_or_the_new_state(tmp_path):
         found.add(newest)
         assert {path.name for path in (workdir / "checkpoints").iterdir()} <= {"1", "2"}
     assert found == {1, 2}
+
+
+def test_a_signal_while_a_save_is_waited_for_does_not_end_the_save(tmp_path, monkeypatch):
+    write = module.write_manifest
+    monkeypatch.setattr(module, "write_manifest", lambda folder: (time.sleep(1), write(folder)))
+
+    def save_and_score():
+        with StopRequests() as stops, Checkpoints(tmp_path, keep=5) as checkpoints:
+            checkpoints.save(state_at(1))
+            with stops.nothing_to_lose("step 1 is saved", checkpoints.wait):
+                threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                checkpoints.score(1, 0.5)
+
+    with pytest.raises(Stopped, match="step 1 is saved"):
+        save_and_score()
+    assert restored(tmp_path) == (1, [])
+
+
+def test_a_save_that_failed_is_told_although_the_run_was_asked_to_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "write_manifest", lambda folder: os.open(folder / "nowhere", os.O_RDONLY))
+
+    def save_and_stop():
+        with Checkpoints(tmp_path, keep=5) as checkpoints:
+            checkpoints.save(state_at(1))
+            raise Stopped(signal.SIGTERM, "step 1 is saved")
+
+    with pytest.raises(SaveFailed, match="step 1 could not be saved"):
+        save_and_stop()
+
+
+def test_an_error_of_reading_that_may_pass_is_not_called_damage(tmp_path, monkeypatch):
+    folder = saved(tmp_path, [1, 2])
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(module, "verify", denied)
+    with pytest.raises(PermissionError):
+        restored(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+
+
+ELSEWHERE = """
+import sys
+import threading
+import time
+sys.path.insert(0, {tests!r})
+from test_checkpoints import *
+from tweedie_diffusion.training.processes import place
+whole = jax.sharding.NamedSharding(make_mesh(), jax.sharding.PartitionSpec())
+state = place(drawn_state(), whole)
+with Checkpoints(Path(sys.argv[1]), keep=1) as checkpoints:
+    checkpoints.save(state)
+print(jax.device_count(), state_digest(state))
+"""
+
+
+def drawn_state():
+    draw = np.random.default_rng(0).normal
+    params = {"w": jnp.asarray(draw(size=(65, 33)), jnp.float32), "b": jnp.asarray(draw(size=7), jnp.bfloat16)}
+    return init_state(params, optax.adam(1e-3))
+
+
+def test_a_state_of_eight_devices_is_the_same_on_one(tmp_path):
+    code = ELSEWHERE.format(tests=str(Path(__file__).parent))
+    eight = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=eight, capture_output=True, text=True, check=True
+    )
+    count, digest = done.stdout.split()
+    assert count == "8"
+    assert state_digest(restore_saved(tmp_path, drawn_state())) == digest

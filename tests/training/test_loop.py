@@ -248,6 +248,39 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_anything_is_written
 
 
 @pytest.mark.usefixtures("only_training")
+def test_starting_over_sets_all_aside_and_forgets_the_results(config, tmp_path, interrupt_at):
+    train(config, tmp_path)
+    before = weights(tmp_path)
+    interrupt_at(9)
+    with pytest.raises(Stopped, match="step 9 of 12"):
+        train(config, tmp_path, start_over=True)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["12.set_aside", "6", "6.set_aside", "9"]
+    assert not (tmp_path / "denoising_curve.json").exists()
+    assert train(config, tmp_path) is True
+    for a, b in zip(before, weights(tmp_path), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.usefixtures("only_training")
+def test_changed_data_is_accepted_if_one_says_so_unless_it_has_another_shape(config, tmp_path):
+    images = np.random.default_rng(0).uniform(-1, 1, (60, 2)).astype(np.float32)
+    np.save(tmp_path / "points.npy", images)
+    config.data.source = str(tmp_path / "points.npy")
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "denoising_curve.json").unlink()
+    np.save(tmp_path / "points.npy", 0.9 * images)
+    with pytest.raises(InputError, match="go on all the same by --accept_data"):
+        train(config, tmp_path / "run")
+    assert train(config, tmp_path / "run", accept_data=True) is True
+    known = (tmp_path / "run" / "data.json").read_text()
+    np.save(tmp_path / "points.npy", np.repeat(images, 2, axis=1))
+    with pytest.raises(InputError, match="shape: "):
+        train(config, tmp_path / "run", accept_data=True)
+    assert (tmp_path / "run" / "data.json").read_text() == known
+
+
+@pytest.mark.usefixtures("only_training")
 def test_a_diverging_loss_stops_training(config, tmp_path):
     config.training.learning_rate = 1e30
     config.training.max_grad_norm = 1e30

@@ -118,10 +118,12 @@ def open_workdir(
     changed = check_workdir(workdir, config)
     if begun := has_checkpoints(workdir):
         if other := _changed_data(saved, facts):
-            if not accept_data or any(change.split(":")[0] in ("shape", "num_classes") for change in other):
+            fits = not any(change.split(":")[0] in ("shape", "num_classes") for change in other)
+            if not (accept_data and fits):
+                force = "go on all the same by --accept_data, " if fits else ""
                 raise InputError(
                     f"the data is not what the run in {workdir} began with ({', '.join(other)}): "
-                    "put it back as it was, go on all the same by --accept_data, or choose another --workdir"
+                    f"put it back as it was, {force}or choose another --workdir"
                 )
             say(f"warning: going on with other data: {', '.join(other)}")
         if changed:

@@ -77,7 +77,7 @@ def locked(workdir: Path):
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("a+")
+        lock = (workdir / ".lock").open("ab+", buffering=0)
     except OSError as error:
         raise InputError(f"{workdir} cannot be written ({error.strerror}): choose another --workdir") from error
     with lock:
@@ -85,16 +85,15 @@ def locked(workdir: Path):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
+            holder = lock.read().decode(errors="replace").strip()
             raise InputError(
-                f"{lock.read().strip() or 'another process'} trains in {workdir}: wait for it, "
-                "or choose another --workdir"
+                f"{holder or 'another process'} trains in {workdir}: wait for it, or choose another --workdir"
             ) from None
         except OSError:  # some network file systems have no locks
             tqdm.write(f"warning: {workdir} cannot be locked: see that only one training writes there", file=sys.stderr)
         with contextlib.suppress(OSError):  # a full disk: saving will say so
             lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
 
 

@@ -79,12 +79,13 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(program, tmp_path, tmp_path_f
     with subprocess.Popen(
         command("main", *arguments), **settings(cache), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as running:
-        while running.poll() is None and not (tmp_path / "run" / "metrics.jsonl").exists():
+        lines = tmp_path / "run" / "metrics.jsonl"
+        while running.poll() is None and not (lines.exists() and lines.stat().st_size):
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
         shown, _ = running.communicate(timeout=100)
     assert running.returncode == 130
-    assert "which is saved. The same command goes on from there." in shown
+    assert "of 3000, which is saved. Go on with:\n" in shown
     assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import jax
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 2.0  # seconds that Python code has to come back from the compiler, before the process is left without it
+PATIENCE = 1.0  # seconds that Python code has to come back from the compiler, before the process is left without it
 ONE_SIGNAL = 0.5  # seconds: a terminal and a supervisor may both pass on the same one
 
 

@@ -207,7 +207,10 @@ def picture():
     [
         (member("../x.png"), "lies outside of its archive"),
         (member("/elsewhere/x.png"), "lies outside of its archive"),
-        (member("x.png", tarfile.SYMTYPE, "/elsewhere/secret"), "is a link or a device and no file: pack what it leads to"),
+        (
+            member("x.png", tarfile.SYMTYPE, "/elsewhere/secret"),
+            "is a link or a device and no file: pack what it leads to",
+        ),
         (member("x.png", tarfile.LNKTYPE, "good.png"), "is a link or a device and no file: pack what it leads to"),
         (member("x.png", tarfile.CHRTYPE), "is a link or a device and no file: pack what it leads to"),
         (member("x.png", tarfile.FIFOTYPE), "is a link or a device and no file: pack what it leads to"),

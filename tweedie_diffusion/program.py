@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +20,7 @@ from absl import app, flags, logging
 from tweedie_diffusion.data.errors import InputError
 
 USER_ERROR = 2
+OTHERS_LEAVE = 2.5  # seconds that the first of several processes, which JAX lets none survive, gives the others
 SIGNALLED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
 
 
@@ -72,6 +74,8 @@ def leave(stop: KeyboardInterrupt) -> NoReturn:
     again = shlex.join([Path(sys.executable).name, *program, *once])
     with contextlib.suppress(OSError):  # the reader of a pipe may be gone
         print(f"\n{stop or 'interrupted'}. Go on with:\n  {again}", flush=True)
+    if jax.distributed.is_initialized() and jax.process_index() == 0:
+        time.sleep(OTHERS_LEAVE)
     os._exit(SIGNALLED + getattr(stop, "number", signal.SIGINT))
 
 

@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from experiments.faults import processes
 from experiments.faults.runs import (
     Outcome,
     outcome,
@@ -26,10 +28,10 @@ TWO = ("--distributed", "--config.consistency.weight=0", "--config.refresh.weigh
 
 
 @contextlib.contextmanager
-def _two(workdir: Path):
+def _two(workdir: Path, **environment: str):
     """Two processes of one training, killed when the context ends."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(started(training(workdir, *TWO), **more)) for more in _names()]
+        yield [stack.enter_context(started(training(workdir, *TWO), **more, **environment)) for more in _names()]
 
 
 def _names() -> list[dict[str, str]]:
@@ -40,10 +42,10 @@ def _names() -> list[dict[str, str]]:
     return [{"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)} for i in range(2)]
 
 
-def _finish(processes: Sequence[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str]]:
+def _finish(both: Sequence[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str]]:
     """Exit codes, and what was said on stderr."""
-    said = [process.communicate(timeout=timeout)[1] for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+    said = [process.communicate(timeout=timeout)[1] for process in both]
+    return [(process.returncode, text) for process, text in zip(both, said, strict=True)]
 
 
 def _whole(workdir: Path) -> bool:
@@ -55,7 +57,9 @@ def _whole(workdir: Path) -> bool:
 
 
 def stopped_at_one_of_two(scratch: Path) -> Outcome:
-    """SIGTERM or SIGINT at one of two: both stop at one step with its exit code, and the next start ends as ever."""
+    """SIGTERM or SIGINT at one of two: both stop at one step with its exit code, and the next start ends as ever.
+    At both while they compile: they leave in time.
+    """
     with _two(scratch / "reference") as both:
         checks: list[bool | str] = [code == 0 for code, _ in _finish(both)]
     for number, which in ((signal.SIGTERM, 1), (signal.SIGINT, 0)):
@@ -69,6 +73,16 @@ def stopped_at_one_of_two(scratch: Path) -> Outcome:
         with _two(workdir) as both:
             checks += [code == 0 or f"exit code {code}: {said[-300:]}" for code, said in _finish(both)]
         checks.append(same_run(scratch / "reference", workdir))
+    for number, code in processes.SIGNALS.items():
+        workdir = scratch / f"{number.name} compiling"
+        with _two(workdir, JAX_COMPILATION_CACHE_DIR=str(workdir / "compiled")) as both:
+            wait_until(processes.compiling(workdir), both[0])
+            for process in both:
+                process.send_signal(number)
+            begun = time.monotonic()
+            checks += [left == code or f"exit code {left}: {said[-300:]}" for left, said in _finish(both)]
+        took = time.monotonic() - begun
+        checks += [took < processes.AT_ONCE or f"{took:.1f} s to leave", steps_done(workdir) == 0 or "not compiling"]
     return outcome(checks)
 
 

@@ -39,8 +39,8 @@ SETTINGS = (
 
 
 @pytest.fixture
-def two(tmp_path, tmp_path_factory):
-    """Two processes of one training, some steps under way."""
+def two_starting(tmp_path, tmp_path_factory):
+    """Two processes of one training."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -54,12 +54,26 @@ def two(tmp_path, tmp_path_factory):
         more = {f"JAX_{name}": value for name, value in (settings | {"PROCESS_ID": number}).items()}
         pipe = subprocess.PIPE
         both.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | more, stdout=pipe, stderr=pipe, text=True))
-    while both[0].poll() is None and not (tmp_path / "trace.txt").is_file():
-        time.sleep(0.05)
     yield both
     for process in both:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def two(two_starting, tmp_path):
+    """Some steps under way."""
+    wait_for(lambda: "\n" in read(tmp_path / "trace.txt"), two_starting[0])
+    return two_starting
+
+
+def wait_for(there, process):
+    while process.poll() is None and not there():
+        time.sleep(0.05)
+
+
+def read(path):
+    return path.read_text() if path.is_file() else ""
 
 
 def test_a_signal_at_one_of_two_stops_both_at_one_step_which_is_saved(two, tmp_path):
@@ -70,6 +84,17 @@ def test_a_signal_at_one_of_two_stops_both_at_one_step_which_is_saved(two, tmp_p
     assert all(f"stopped at step {step} of 100000, which is saved" in out for out, _ in said)
     verify(tmp_path / "checkpoints" / str(step))
     assert max(read_trace(tmp_path).steps) == step - 1
+
+
+def test_a_signal_at_both_before_the_first_step_is_obeyed_at_once(two_starting, tmp_path):
+    wait_for((tmp_path / "data.json").is_file, two_starting[0])
+    for process in two_starting:
+        process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    said = [process.communicate(timeout=60)[0] for process in two_starting]
+    assert [process.returncode for process in two_starting] == [143, 143]
+    assert time.monotonic() - begun < 10
+    assert all("nothing to save" in out for out in said)
 
 
 def test_a_process_that_is_left_alone_ends_and_says_why(two):

@@ -102,6 +102,13 @@ def check_same(what: str, number: int) -> None:
             raise InputError(f"{what} differs between processes ({found}): all must see the same files in --workdir")
 
 
+def greatest(number: int) -> int:
+    """The greatest of the numbers that all processes bring here."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
 class Agreement:
     """The greatest of the numbers that the processes bring: the same on all, and of the time before, if they are many,
     so that nobody waits for it.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 
-import jax
+from tweedie_diffusion.training.processes import greatest
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 1.0  # seconds that Python code has to come back from the compiler, before the process is left without it
@@ -63,14 +63,13 @@ class StopRequests:
     @contextmanager
     def nothing_to_lose(self, text: str, settle: Callable[[], None] = lambda: None):
         """Around what may be left at any moment: `text` says why. Only where the main thread cannot do so itself is
-        `settle` called first, on another one.
+        `settle` called first, on another one. Several processes come here together, and leave each for itself.
 
         Raises:
-            Stopped: at once if a stop was asked for before, or when it is.
+            Stopped: at once if a stop was asked for before, of any of them, or when it is.
         """
-        if jax.process_count() > 1:  # they agree on where to stop, or all wait for the one that left
-            yield
-            return
+        if asked := greatest(self.asked):
+            raise Stopped(asked, text)
         self._safe.append((text, settle))
         try:
             if self.asked:

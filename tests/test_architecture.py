@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tweedie_diffusion"
-FLOORS = ["diffusion", "models", "data", "evaluation", "training"]  # programs stand on top
+FLOORS = ["diffusion", "models", "data", "evaluation", "training", "sharing", "report"]  # programs stand on top
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -31,10 +31,12 @@ def test_without_a_licence_none_is_stated(model):
 
 
 def test_a_model_of_clean_images_is_not_said_to_come_from_noisy_ones(model):
-    clean = dataclasses.replace(model, facts=dataclasses.replace(model.facts, sigma_tn_min=0.0, sigma_tn_max=0.0))
-    card = model_card(clean, About("digits"))
-    assert "learned from clean images" in card
-    assert "noisy images alone" not in card
+    with_noise = lambda **noise: dataclasses.replace(model, facts=dataclasses.replace(model.facts, **noise))
+    clean = model_card(with_noise(sigma_tn_min=0.0, sigma_tn_max=0.0), About("digits"))
+    mixed = model_card(with_noise(sigma_tn_min=0.0), About("digits"))
+    assert "learned from clean images (images in" in clean
+    assert "learned from clean images and others with noise of σ = 0 to 0.4" in mixed
+    assert "noisy images alone" not in clean + mixed
 
 
 def test_names_cannot_break_the_tables(model):

@@ -94,8 +94,8 @@ def in_torch(torch, arrays, x, sigma, labels, *, widths, classes, **_):
         skip = conv(f"{n}.skip", resample(h)) if f"{n}.skip.weight" in t else h
         out = (out + skip) / 2**0.5
         if f"{n}.qkv.weight" in t:
-            q, k, v = conv(f"{n}.qkv", norm(f"{n}.norm2", out)).flatten(2).unflatten(1, (-1, 3)).mT.unbind(2)
-            seen = functional.scaled_dot_product_attention(*(a.mT.unsqueeze(1) for a in map(torch.clone, (q, k, v))))
+            q, k, v = conv(f"{n}.qkv", norm(f"{n}.norm2", out)).flatten(2).unflatten(1, (-1, 3)).unbind(2)
+            seen = functional.scaled_dot_product_attention(*(a.mT.unsqueeze(1) for a in (q, k, v)))
             out = (out + conv(f"{n}.proj", seen.squeeze(1).mT.reshape(out.shape))) / 2**0.5
         return out
 

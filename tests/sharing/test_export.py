@@ -133,3 +133,20 @@ def test_a_missing_file_is_told_in_a_line(copy, name):
     (copy / name).unlink()
     with pytest.raises(FileNotFoundError, match=r"config.json|data.json|nor weights that were exported"):
         load_run(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("shape", [4, 4, 0]),
+        ("shape", [4, "4", 1]),
+        ("shape", [4, 4]),
+        ("sigma_data", -1),
+        ("sigma_tn_max", float("nan")),
+    ],
+)
+def test_impossible_data_is_told_in_a_line(copy, key, value):
+    facts = json.loads((copy / "data.json").read_text())
+    (copy / "data.json").write_text(json.dumps(facts | {key: value}))
+    with pytest.raises(InputError, match=r"data.json of .* cannot be read"):
+        load_run(copy)

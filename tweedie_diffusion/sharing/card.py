@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -67,12 +68,17 @@ def _kind(model, about):
             f"The DDPM++ network of EDM (Karras et al. 2022, arXiv:2206.00364), imported from the tensors of "
             f"`{_cell(about.imported)}`. `denoise(x_t, sigma)` is its estimate of E[x_0 | x_t], images in [−1, 1]."
         )
-    noise = _noise(model.facts)
-    learned = "clean images" if noise is None else f"noisy images alone, seen only through noise of σ = {noise}"
+    facts, noise = model.facts, _noise(model.facts)
+    if noise is None:
+        learned, below = "clean images", ""
+    else:
+        seen = "noisy images alone, seen only through" if facts.sigma_tn_min else "clean images and others with"
+        learned = f"{seen} noise of σ = {noise}"
+        below = " Above that noise training is exact; what lies below is inferred from it."
+    roads = "".join(f" and {road}" for road in ("consistency", "refresh") if model.config[road].weight and noise)
     return (
-        f"A diffusion model of clean images, learned from {learned} (images in [−1, 1]), by ambient score matching "
-        f"and consistency (arXiv:2404.10177). `denoise(x_t, sigma)` is its estimate of E[x_0 | x_t]."
-        + ("" if noise is None else " Above that noise training is exact; what lies below is inferred from it.")
+        f"A diffusion model of clean images, learned from {learned} (images in [−1, 1]), by ambient score matching"
+        f"{roads} (arXiv:2404.10177). `denoise(x_t, sigma)` is its estimate of E[x_0 | x_t].{below}"
     )
 
 
@@ -128,13 +134,13 @@ def _number(value) -> str:
 
 
 def _usage(model, about):
-    load = about.name
+    load, quoted = about.name, shlex.quote(about.name)
     lines = ["```python", "import tweedie_diffusion as td", "", f"denoise = td.load({load!r})"]
     labels = ", labels" if model.config.model.class_conditional else ""
     lines += [f"x0_hat = denoise(x_t, sigma{labels})  # x_t {['B', *model.facts.shape]} in [−1, 1]".replace("'", "")]
     lines += ["```", "", "```bash"]
-    lines += [f"python -m tweedie_diffusion.sample --workdir={load} --num=64 --out=samples.png"]
-    lines += [f"python -m tweedie_diffusion.denoise --workdir={load} noisy.npz denoised.npz", "```"]
+    lines += [f"python -m tweedie_diffusion.sample --workdir={quoted} --num=64 --out=samples.png"]
+    lines += [f"python -m tweedie_diffusion.denoise --workdir={quoted} noisy.npz denoised.npz", "```"]
     return "## Use\n\n" + "\n".join(lines)
 
 

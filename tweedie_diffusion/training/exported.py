@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.models.patch_mixture import PatchMixture
@@ -37,7 +37,7 @@ def write_weights(path: Path, params, mixture: PatchMixture | None = None) -> No
     if mixture is not None:
         arrays |= {f"{MIXTURE}/{name}": array for name, array in dataclasses.asdict(mixture).items()}
     tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    save_file(tensors, path, metadata={SEAL: _digest(tensors)})
+    path.write_bytes(save(tensors, metadata={SEAL: _digest(tensors)}))  # save_file would keep it from all others
 
 
 def read_weights(path: Path, like, with_mixture: bool = False) -> tuple[Any, PatchMixture | None]:

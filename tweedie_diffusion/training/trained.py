@@ -221,6 +221,7 @@ def load_run(workdir, *, best: bool = False) -> TrainedModel:
         facts = DataFacts.from_json((folder / "data.json").read_text())
         if is_export(folder):  # it may come from anywhere
             check_config(config)
+            facts.check()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"config.json or data.json of {folder} cannot be read ({error})") from error
     network = build_network(config.model, facts)

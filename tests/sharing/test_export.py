@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -82,24 +83,28 @@ def test_a_card_that_was_edited_is_left(run, copy):
         export(run, copy)
 
 
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
 def test_what_fails_leaves_the_older_export_as_it_was(run, copy, tmp_path, monkeypatch):
-    before = contents(copy)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "sync", full)
-    with pytest.raises(OSError, match="No space left"):
-        export(run, copy)
-    assert contents(copy) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    before, rename = contents(copy), Path.rename
+    for name in (".copy.part", "copy"):
+        fails = lambda path, to, name=name: full() if path.name == name else rename(path, to)
+        monkeypatch.setattr(Path, "rename", fails)
+        with pytest.raises(OSError, match="No space left"):
+            export(run, copy)
+        assert contents(copy) == before
+        assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-def test_a_crash_between_the_renames_loses_nothing(run, copy, tmp_path):
+def test_a_crash_between_the_renames_loses_nothing(run, copy, tmp_path, monkeypatch):
     before = contents(copy)
     copy.rename(tmp_path / ".copy.old")
     (tmp_path / ".copy.part").mkdir()
-    export(run, copy, licence="cc-by-4.0", name="digits")
+    monkeypatch.setattr(module, "sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(run, copy)
     assert contents(copy) == before
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 

@@ -35,9 +35,9 @@ LOOKS = (
     Look(BLUE, "-", "o"),
     Look(VERMILLION, "--", "s"),
     Look(BLACK, ":", "^"),
-    Look(ORANGE, "-.", "D"),
-    Look(PURPLE, (0, (8, 2)), "v"),
-    Look(GREEN, (0, (3, 1, 1, 1, 1, 1)), "P"),
+    Look(GREEN, "-.", "D"),
+    Look(ORANGE, (0, (8, 2)), "v"),
+    Look(PURPLE, (0, (3, 1, 1, 1, 1, 1)), "P"),
 )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from experiments.roads import ADSM, CLEAN
 from experiments.tables import by_road, excess_table, gap_table, gaps_closed
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.evaluation.pictures import save_bars, save_curves
+from tweedie_diffusion.evaluation.figures import save_figure
+from tweedie_diffusion.evaluation.plots import bars_figure, curves_figure
 
 
 def write_report(docs: Path, name: str, study, rows: list[dict], about: dict) -> str:
@@ -79,10 +80,11 @@ def _draw(path, study, rows, sigma_tn):
             road: [found[road, r["seed"]] for r in group if (road, r["seed"]) in found]
             for road, group in by_road(done).items()
         }
-        save_bars(path, {road: float(np.mean(values)) for road, values in gaps.items() if values}, label="gap closed")
+        means = {road: float(np.mean(values)) for road, values in gaps.items() if values}
+        save_figure(path, bars_figure(means, label="gap closed"))
         return
     first = {road: group[0]["curve"] for road, group in by_road(done).items()}
     order = (CLEAN, ADSM, "paper's code", "default")
     shown = [road for road in order if road in first]
     curves = {road: {name: np.asarray(values) for name, values in first[road].items()} for road in shown}
-    save_curves(path, curves, sigma_tn=[sigma_tn], order=order)
+    save_figure(path, curves_figure(curves, sigma_tn=[sigma_tn], order=order))

@@ -76,12 +76,13 @@ def _write(path, model, parts, count):
     import numpy as np
 
     from tweedie_diffusion.data.formats.arrays import write_stacked
-    from tweedie_diffusion.evaluation.pictures import save_examples
+    from tweedie_diffusion.evaluation.figures import save_figure
+    from tweedie_diffusion.evaluation.pictures import samples_picture
 
     if path.suffix.lower() == ".npz":
         write_stacked(path, "images", map(model.facts.scaling.from_unit, parts), count)
     else:
-        save_examples(path, np.concatenate(list(parts)))
+        save_figure(path, samples_picture(np.concatenate(list(parts))))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What held-out noisy images alone say of a model: how good it is, and whether it collapses."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,8 +18,15 @@ ABOVE = (1.15, 1.5, 2.5)  # of the data's noise
 LEAST_SHARE = 0.5  # of the variance that samples should have
 
 
-def held_out_health(model: TrainedModel, dataset: Dataset) -> dict[str, float]:
+def held_out_health(
+    model: TrainedModel, dataset: Dataset, draw: Callable[[], np.ndarray] | None = None
+) -> dict[str, float]:
     """Scalars from at most 256 held-out images and as many samples; none if no image is noisy.
+
+    Args:
+        model: its weights and config.
+        dataset: whose held-out images are looked at.
+        draw: the first 256 samples of the model, or more; by default they are drawn here.
 
     Returns:
         held_out_ambient: mean MSE/σ² at 1.15, 1.5 and 2.5 times the data's noise, read from noisy images alone.
@@ -33,7 +42,7 @@ def held_out_health(model: TrainedModel, dataset: Dataset) -> dict[str, float]:
         return {}
     top = float(sigma_tn.max())
     curve = ambient_curve(model.denoise, x_tn, sigma_tn, sigmas=[top * factor for factor in ABOVE])
-    samples = model.sample(range(len(x_tn)))
+    samples = draw()[: len(x_tn)] if draw else model.sample(range(len(x_tn)))
     renoised = np.asarray(
         add_noise(purpose_key(0, "proximal distance"), jnp.asarray(samples), sigma_s=0.0, sigma_t=sigma_tn)
     )

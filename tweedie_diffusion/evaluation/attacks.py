@@ -12,15 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tweedie_diffusion.diffusion.corruption import add_noise
-from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.reverse_steps import midpoint_step
-from tweedie_diffusion.diffusion.rows import as_rows, check_levels, expand, fold_in, purpose_key, split
-from tweedie_diffusion.diffusion.types import DenoiseFn, ReverseStep
+from tweedie_diffusion.diffusion.rows import as_rows, expand, normal, purpose_key, split
+from tweedie_diffusion.diffusion.sampling import reverse_process
+from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.evaluation.features import FeatureSet
 from tweedie_diffusion.evaluation.memorisation import paired_cosines
-
-BATCH = 64  # images a call, so that one shape is compiled
-RESAMPLINGS = 8  # of each step: what was drawn is brought back to the upper level, and drawn again
 
 
 def from_noise(
@@ -75,6 +72,47 @@ def hidden_part(shape: tuple[int, ...], share: float) -> np.ndarray:
     return hidden
 
 
+def conditioned(
+    denoise: DenoiseFn, x_s: jax.Array, hidden: jax.Array, *, sigma_s: jax.Array | float = 0.0, iterations: int = 3
+) -> DenoiseFn:
+    """E[x_0 | x_t, y], y what a mask leaves of x_s, with the posterior taken for a Gaussian of the right covariance:
+
+    d + C Hᵀ(H C Hᵀ + σ_s²I)⁻¹(y − H d),  d = denoise(x_t),  C = σ_t²J the covariance by the second-order Tweedie
+    formula, H what the mask leaves; a few conjugate gradients in place of the inverse (Rozet et al. 2024,
+    arXiv:2405.13712, section 4.2). Exact for Gaussian data.
+
+    Args:
+        denoise: the denoiser.
+        x_s: [B, ...] images; what is hidden of them is not looked at.
+        hidden: [B, ...] or [...] booleans, True for what is not known.
+        sigma_s: float or [B], the noise of the known part.
+        iterations: of conjugate gradients, one call of the transposed Jacobian each.
+
+    Returns:
+        A denoiser (x_t [B, ...], sigma) -> [B, ...] for these images.
+    """
+    hidden = jnp.broadcast_to(hidden, x_s.shape)
+    known = lambda v: jnp.where(hidden, 0.0, v)
+    dot = lambda one, other: expand(jnp.sum((one * other).reshape(len(one), -1), axis=1), one)
+    ratio = lambda one, other: jnp.where(other > 0, one / jnp.where(other > 0, other, 1.0), 0.0)
+    noise = expand(as_rows(sigma_s, x_s) ** 2, x_s)
+
+    def denoise_given(x_t, sigma):
+        d, transposed = jax.vjp(lambda v: denoise(v, sigma), x_t)
+        variance = expand(as_rows(sigma, x_t) ** 2, x_t)
+        residual = known(x_s - d)
+        solution, direction, square = jnp.zeros_like(residual), residual, dot(residual, residual)
+        for _ in range(iterations):  # a row whose matrix is not positive stays as it is
+            product = known(variance * transposed(direction)[0]) + noise * direction
+            length = ratio(square, dot(direction, product))
+            solution, residual = solution + length * direction, residual - length * product
+            before, square = square, dot(residual, residual)
+            direction = residual + ratio(square, before) * direction
+        return d + variance * transposed(solution)[0]
+
+    return denoise_given
+
+
 def inpaint(
     key: jax.Array,
     denoise: DenoiseFn,
@@ -83,75 +121,26 @@ def inpaint(
     sigmas: jax.Array,
     *,
     sigma_s: jax.Array | float = 0.0,
-    step: ReverseStep = midpoint_step,
-    resamplings: int = RESAMPLINGS,
 ) -> jax.Array:
-    """Attack 2: draw what a mask hides, given the rest, through the noise that the rest has.
-
-    The reverse process, in which the known part is put back at every level σ ≥ σ_s as x_s + √(σ² − σ_s²)η (Song et al.
-    2021, arXiv:2011.13456). That alone draws the hidden part too independent of the rest: each step is taken several
-    times, with the noise of the step put back in between (RePaint, Lugmayr et al. 2022, arXiv:2201.09865). Below σ_s
-    all is free, and each step is taken once: the noise of the known part is taken from it, and more noise would only
-    hide what it says.
+    """Attack 2: draw what a mask hides, given the rest and its noise, by the reverse process of `conditioned`.
 
     Args:
         key: one key, or [B] keys: with them row i depends on key i alone.
-        denoise: the denoiser.
-        x_s: [B, ...] images; what is hidden of them is not looked at.
-        hidden: [B, ...] or [...] booleans, True for what must be drawn.
-        sigmas: [N] or [N, B] levels, never increasing, all > 0, σ_s among them if it is not 0.
-        sigma_s: float or [B], the noise of the known part.
-        step: a ReverseStep that draws noise.
-        resamplings: times each step is taken, >= 1.
+        denoise, x_s, hidden, sigma_s: as of `conditioned`.
+        sigmas: [N] levels of the reverse process, never increasing, all > 0.
 
     Returns:
-        [B, ...]; where σ_s = 0, with the known part as it was.
+        [B, ...]; where σ_s = 0, with the known part as it is.
 
     Raises:
-        ValueError: if levels increase, or resamplings < 1.
+        ValueError: if levels increase.
     """
-    if resamplings < 1:
-        raise ValueError(f"resamplings must be at least 1 (got {resamplings})")
-    sigmas = jnp.asarray(sigmas, jnp.float32)
-    sigmas = jnp.broadcast_to(sigmas.reshape(len(sigmas), -1), (len(sigmas), len(x_s)))
-    check_levels(sigmas[1:], sigmas[:-1], "sigmas must never increase: the reverse process goes down")
-    hidden, sigma_s = jnp.broadcast_to(hidden, x_s.shape), as_rows(sigma_s, x_s)
-    known = jnp.where(hidden, 0.0, x_s)
-    key_start, key_first, key_steps = split(key, 3)
-
-    def put_back(key, x, sigma):
-        at_level = add_noise(key, known, sigma_s=jnp.minimum(sigma_s, sigma), sigma_t=sigma)
-        return jnp.where(hidden | expand(sigma < sigma_s, x), x, at_level)
-
-    def body(x, inputs):
-        i, sigma, sigma_next = inputs
-
-        def once(j, x):
-            key_up, key_known, key_step, key_next = split(fold_in(fold_in(key_steps, i), j), 4)
-            raised = put_back(key_known, add_noise(key_up, x, sigma_s=sigma_next, sigma_t=sigma), sigma)
-            upper = jnp.where(j > 0, raised, x)
-            lower = put_back(key_next, step(key_step, denoise, upper, sigma, sigma_next), sigma_next)
-            return jnp.where(expand((j > 0) & (sigma < sigma_s), x), x, lower)
-
-        return jax.lax.fori_loop(0, resamplings, once, x), None
-
-    x = put_back(key_first, add_noise(key_start, jnp.zeros_like(x_s), sigma_s=0.0, sigma_t=sigmas[0]), sigmas[0])
-    x, _ = jax.lax.scan(body, x, (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:]))
-    x0_hat = denoise(x, sigmas[-1])
-    return jnp.where(hidden | expand(sigma_s > 0, x), x0_hat, x_s)
-
-
-def inpainting_sigmas(num_steps: int, *, sigma_min: float, sigma_max: float, sigma_s: float = 0.0) -> jax.Array:
-    """Levels for `inpaint`: half of the steps end exactly at σ_s, the others go on from there; all, without σ_s.
-
-    Returns:
-        [num_steps], or [num_steps − 1] through σ_s > sigma_min, of which num_steps must be 4 at least.
-    """
-    if sigma_s <= sigma_min:
-        return karras_sigmas(num_steps, sigma_min=sigma_min, sigma_max=sigma_max)
-    upper = karras_sigmas(num_steps - num_steps // 2, sigma_min=sigma_s, sigma_max=sigma_max)
-    lower = karras_sigmas(num_steps // 2, sigma_min=sigma_min, sigma_max=sigma_s)
-    return jnp.concatenate([upper, lower[1:]])
+    key_start, key_steps = split(key, 2)
+    x_init = sigmas[0] * normal(key_start, x_s.shape)
+    given = conditioned(denoise, x_s, hidden, sigma_s=sigma_s)
+    drawn = reverse_process(key_steps, given, x_init, sigmas, step=midpoint_step)
+    exact = expand(as_rows(sigma_s, x_s) == 0, x_s) & ~jnp.broadcast_to(hidden, x_s.shape)
+    return jnp.where(exact, x_s, drawn)
 
 
 def row_keys(seed: int, purpose: str, indices: np.ndarray) -> jax.Array:

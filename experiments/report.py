@@ -1,9 +1,14 @@
 """What a study writes: its rows, its pictures, and its section of experiments/README.md."""
 
 import json
+import os
+import platform
 import re
+import subprocess
+from datetime import date
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from experiments.roads import ADSM, CLEAN
@@ -48,12 +53,22 @@ def write_report(docs: Path, name: str, study, rows: list[dict], about: dict) ->
             reached[sigma_tn] = value
     text = "\n\n".join(parts)
     if (docs / "README.md").is_file():
-        _replace_section(docs / "README.md", name, text)
+        replace_section(docs / "README.md", name, text)
     return f"{text}\n\n{_last_line(study, reached)}"
 
 
-def _replace_section(readme, name, text):
-    """The text between the markers of the study."""
+def provenance() -> dict[str, str]:
+    """What made a number: commit, hardware, date."""
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+    hardware = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    if jax.default_backend() != "cpu":
+        hardware = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    return {"commit": commit, "hardware": hardware, "date": str(date.today())}
+
+
+def replace_section(readme, name, text):
+    """Put `text` between the markers of the study."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     section = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     new, count = section.subn(lambda _: f"{begin}\n{text}\n{end}", readme.read_text())

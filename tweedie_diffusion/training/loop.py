@@ -15,15 +15,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.levels import StatedNoise, resolve
-from tweedie_diffusion.data.noisy import Dataset, NoiseModel, open_dataset
-from tweedie_diffusion.data.photon_noise import PhotonNoise
+from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.data.pipeline import batches
-from tweedie_diffusion.data.scaling import ScalingRule
-from tweedie_diffusion.data.sources import open_images
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.checkpoints import Checkpoints, restore_saved
 from tweedie_diffusion.training.config import Config, check_config
+from tweedie_diffusion.training.datasets import open_data
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.facts import check_facts, facts_of
@@ -77,30 +74,6 @@ class _Run:
     first: Callable[[], TrainState]  # of step 0
     checkpoints: Checkpoints
     stops: StopRequests
-
-
-def open_data(data: Config) -> Dataset:
-    """The data set of config.data.
-
-    Raises:
-        InputError: if it cannot be used.
-    """
-    photons = PhotonNoise(*data.photons) if data.photons else None
-    channel_sigmas = tuple(data.channel_sigmas)
-    images = open_images(
-        data.source,
-        rule=ScalingRule(tuple(data.range) or None, tuple(data.range_percentiles) or None, channel_sigmas, photons),
-        image_size=data.image_size,
-        crop=data.crop,
-        clean=not data.noisy_already,
-        lenient=data.lenient,
-        seed=data.split_seed,
-        num_examples=data.num_examples,
-    )
-    stated = StatedNoise(data.sigma_tn, data.sigma_units or "scaled", data.sigma_from, channel_sigmas)
-    sigma_tn, images = resolve(stated, images)
-    noise = NoiseModel(sigma_tn, data.noisy_already, data.clean_fraction, data.noise_seed)
-    return open_dataset(images, noise, held_out=data.held_out, split_seed=data.split_seed)
 
 
 def train(

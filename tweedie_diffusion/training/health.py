@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 
 from tweedie_diffusion.data.noise import noise_warning
 from tweedie_diffusion.data.noisy import Dataset
-from tweedie_diffusion.diffusion.corruption import add_noise
-from tweedie_diffusion.diffusion.rows import purpose_key
+from tweedie_diffusion.evaluation.comparison import proximal_distance
 from tweedie_diffusion.evaluation.curves import ambient_curve
-from tweedie_diffusion.evaluation.distances import energy_distance
 from tweedie_diffusion.training.trained import TrainedModel
 
 NUM_IMAGES = 256
@@ -43,12 +40,9 @@ def held_out_health(
     top = float(sigma_tn.max())
     curve = ambient_curve(model.denoise, x_tn, sigma_tn, sigmas=[top * factor for factor in ABOVE])
     samples = draw()[: len(x_tn)] if draw else model.sample(range(len(x_tn)))
-    renoised = np.asarray(
-        add_noise(purpose_key(0, "proximal distance"), jnp.asarray(samples), sigma_s=0.0, sigma_t=sigma_tn)
-    )
     first, second = (model.posterior_sample(x_tn[:64], sigma_tn[:64], draw) for draw in (0, 1))
     error = max(curve["relative_mse"][0] * (ABOVE[0] * top) ** 2, 1e-12)
-    ambient, distance = float(curve["relative_mse"].mean()), energy_distance(renoised, x_tn)
+    ambient, distance = float(curve["relative_mse"].mean()), proximal_distance(samples, x_tn, sigma_tn, seed=0)["value"]
     return {
         "held_out_ambient": ambient,
         "proximal_distance": distance,

@@ -9,7 +9,7 @@ import tweedie_diffusion  # noqa: E402 — from this folder, installed or not
 
 project = "tweedie_diffusion"
 version = release = tweedie_diffusion.__version__
-copyright = "the authors of tweedie_diffusion"  # noqa: A001
+copyright = "the authors of tweedie_diffusion"
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",

@@ -13,7 +13,9 @@ _FEATURES = flags.DEFINE_string(
 )
 _REFERENCE = flags.DEFINE_string("reference", "", "Clean images to compare with. Default: those held out.")
 _FRAMES = flags.DEFINE_string("frames", "", "An .npz of noisy frames `first` and `second` of the same scenes.")
-_CLEAN_TRAINED = flags.DEFINE_string("clean_trained", "", "A run on clean images, whose denoising curve is shown beside.")
+_CLEAN_TRAINED = flags.DEFINE_string(
+    "clean_trained", "", "A run on clean images, whose denoising curve is shown beside."
+)
 _DRAWS = flags.DEFINE_integer("draws", 16, "Posterior samples of each noisy image, for calibration.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0, upper_bound=2**31 - 1)
 
@@ -32,7 +34,7 @@ def main(arguments: list[str]) -> None:
         print(in_words(found.numbers), flush=True)
         page = report_page(found, asked.workdir / "metrics.jsonl")
     for path in write(asked, found.numbers, page):
-        print(f"{'\nLook at' if path.suffix == '.html' else 'Numbers:'} {path}")
+        print("\nLook at" if path.suffix == ".html" else "Numbers:", path)
 
 
 def _checked(arguments):

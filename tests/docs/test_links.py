@@ -56,6 +56,6 @@ def test_a_broken_one_would_be_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
         "# Here\n[a](other.md#café-σ_tn-x) [b](#here) [c](https://example.org/x) `[d](none.md)` [e](other.md#twice-1)\n"
-        "```\n[f](none.md)\n```\n[g](none.md) ![h](none.png) [i](other.md#none) [`j`](#none) <img src=\"none.svg\">\n"
+        '```\n[f](none.md)\n```\n[g](none.md) ![h](none.png) [i](other.md#none) [`j`](#none) <img src="none.svg">\n'
     )
     assert list(broken(page)) == ["none.md", "none.png", "other.md#none", "#none", "none.svg"]

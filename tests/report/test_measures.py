@@ -35,7 +35,7 @@ def test_the_exact_denoiser_has_the_exact_error(exact, data):
     found, _ = measures.denoising(exact, data[1], seed=0)
     np.testing.assert_allclose(found["value"], found["oracle"], rtol=1e-5)
     np.testing.assert_allclose(found["psnr"], 10 * np.log10(4 / np.array(found["value"])), rtol=1e-6)
-    assert 0.3 == pytest.approx(found["sigma"][4])
+    assert pytest.approx(found["sigma"][4]) == 0.3
 
 
 def test_noisy_images_tell_the_error_above_their_noise_only(exact, data):

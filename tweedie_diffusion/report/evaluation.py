@@ -115,11 +115,9 @@ def evaluate(asked: Asked, opened: Opened, *, safe: Safe) -> Evaluation:
     request = request_of(model, asked.num, seed=seed)
     samples = np.concatenate(list(sample_in_parts(model, request, folder_of(asked.workdir / NUMBERS), safe)))
     mse, curves = measures.denoising(model, dataset, seed=seed, clean_trained=opened.clean_trained)
-    posterior = measures.draw_posterior(
-        model, dataset, images=asked.posterior_images, draws=asked.draws, seed=seed
-    )
+    posterior = measures.draw_posterior(model, dataset, images=asked.posterior_images, draws=asked.draws, seed=seed)
     cache = asked.workdir / "reference_features"
-    numbers = {"about": about(asked, model), "mse": mse}
+    numbers: dict[str, Any] = {"about": about(asked, model), "mse": mse}
     numbers |= measures.distances(samples, opened.real, features=asked.features, seed=seed, cache=cache)
     numbers["proximal"] = measures.proximal(samples, dataset, seed=seed)
     numbers["calibration"] = measures.calibration(posterior, seed=seed) if posterior else None

@@ -1,7 +1,7 @@
 """Every number of an evaluation: denoising, distances with their floors, calibration."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,29 +68,31 @@ def denoising(
     Returns:
         JSON: sigma; value, psnr, standard_error at each, None where not identifiable; oracle, the exact denoiser's,
         where it is known; from_noisy, the same three by noisy images alone; reference, n, seed. And the curves of
-        MSE/σ² by name, for a picture: "this run" (by clean images), "exact", "trained on clean images", "by noisy images alone".
+        MSE/σ² by name, for a picture: "this run" (by clean images), "exact", "trained on clean images", "by noisy
+        images alone".
     """
     chosen = np.arange(min(CURVE_IMAGES, len(dataset.held_out)))
-    sigmas, curves = levels_of(model), {}
+    sigmas: list[float] = levels_of(model).tolist()
+    curves: dict[str, dict[str, np.ndarray]] = {}
     examples = dataset.held_out.rows(chosen)
     noisy = examples["sigma_tn"] > 0
-    if noisy.sum() > 1:
-        x_tn, sigma_tn = examples["x_tn"][noisy], examples["sigma_tn"][noisy]
+    x_tn, sigma_tn = examples["x_tn"][noisy], examples["sigma_tn"][noisy]
+    if len(x_tn) > 1:
         curves["by noisy images alone"] = ambient_curve(model.denoise, x_tn, sigma_tn, sigmas=sigmas, seed=seed)
     if dataset.held_out_clean is not None:
-        x_0 = np.stack([dataset.held_out_clean(i) for i in chosen])
+        x_0 = np.stack([dataset.held_out_clean(int(i)) for i in chosen])
         options = {"sigmas": sigmas, "seed": seed}
         curves["this run"] = denoising_curve(model.denoise, x_0, oracle=dataset.images.oracle, **options)
         if "oracle_mse" in curves["this run"]:
-            curves["exact"] = {"sigma": sigmas, "relative_mse": curves["this run"]["oracle_mse"]}
+            curves["exact"] = {"sigma": np.asarray(sigmas), "relative_mse": curves["this run"]["oracle_mse"]}
         if clean_trained is not None:
             curves["trained on clean images"] = denoising_curve(clean_trained.denoise, x_0, **options)
-    found = {"reference": "held-out clean images", "n": len(chosen), "seed": seed, "sigma": sigmas.tolist()}
+    found: dict[str, Any] = {"reference": "held-out clean images", "n": len(chosen), "seed": seed, "sigma": sigmas}
     if "this run" not in curves:
-        found |= {"reference": "held-out noisy images", "n": int(noisy.sum())}
+        found |= {"reference": "held-out noisy images", "n": len(x_tn)}
     found |= _at(sigmas, curves.get("this run", curves.get("by noisy images alone")))
     if "exact" in curves:
-        found["oracle"] = (curves["exact"]["relative_mse"] * sigmas**2).tolist()
+        found["oracle"] = (curves["exact"]["relative_mse"] * np.square(sigmas)).tolist()
     if "by noisy images alone" in curves:
         found["from_noisy"] = _at(sigmas, curves["by noisy images alone"])
         found["identifiable_above"] = IDENTIFIABLE * float(sigma_tn.max())
@@ -147,7 +149,9 @@ def proximal(samples: np.ndarray, dataset: Dataset, *, seed: int) -> dict[str, A
     noisy = examples["sigma_tn"] > 0
     if noisy.sum() < 2:
         return None
-    found = proximal_distance(samples[:PROXIMAL_IMAGES], examples["x_tn"][noisy], examples["sigma_tn"][noisy], seed=seed)
+    found = proximal_distance(
+        samples[:PROXIMAL_IMAGES], examples["x_tn"][noisy], examples["sigma_tn"][noisy], seed=seed
+    )
     return found | {"reference": "held-out noisy images"}
 
 
@@ -164,7 +168,7 @@ def draw_posterior(model: TrainedModel, dataset: Dataset, *, images: int, draws:
         sigma_tn,
         model.denoise_all(x_tn, sigma_tn),
         np.stack([model.posterior_sample(x_tn, sigma_tn, draw, seed=seed) for draw in range(draws)]),
-        None if clean is None else np.stack([clean(i) for i in chosen]),
+        None if clean is None else np.stack([clean(int(i)) for i in chosen]),
     )
 
 
@@ -175,8 +179,8 @@ def calibration(posterior: Posterior, *, seed: int) -> dict[str, Any]:
         JSON: residual, of `residual_whiteness` of samples; with clean images also levels, of `coverage`, ranks, of
         `rank_histogram`, and uniformity; n, draws, seed.
     """
-    found = {"n": len(posterior.x_tn), "draws": len(posterior.samples), "seed": seed}
-    found["residual"] = residual_whiteness(posterior.x_tn, posterior.samples, posterior.sigma_tn)
+    residual = residual_whiteness(posterior.x_tn, posterior.samples, posterior.sigma_tn)
+    found = {"n": len(posterior.x_tn), "draws": len(posterior.samples), "seed": seed, "residual": residual}
     if posterior.x_0 is None:
         return found
     return found | {
@@ -203,5 +207,5 @@ def calibration_of_frames(model: TrainedModel, frames: Frames, *, draws: int, se
     }
 
 
-def _lists(arrays: dict[str, Sequence[float]]) -> dict[str, list[float]]:
+def _lists(arrays: Mapping[str, Any]) -> dict[str, list[float]]:
     return {name: np.asarray(values, np.float64).tolist() for name, values in arrays.items()}

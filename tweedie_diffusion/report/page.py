@@ -11,13 +11,13 @@ from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.diffusion.sampling import reverse_trajectory
-from tweedie_diffusion.evaluation.pages import Section, figure, notice, page, section, table
+from tweedie_diffusion.evaluation.pages import Section, figure, notice, page, paragraph, section, table
 from tweedie_diffusion.evaluation.pictures import posterior_figure, samples_picture
 from tweedie_diffusion.evaluation.plots import calibration_figure, curves_figure, floors_figure
 from tweedie_diffusion.evaluation.training_plot import training_figure
 from tweedie_diffusion.evaluation.trajectory import trajectory_gif
 from tweedie_diffusion.report.evaluation import FLOORED, Evaluation
-from tweedie_diffusion.report.words import MEANING, NOT_IDENTIFIABLE
+from tweedie_diffusion.report.words import MEANING, NOT_IDENTIFIABLE, verdicts
 from tweedie_diffusion.training.trained import TrainedModel
 
 CURVES = ("this run", "exact", "trained on clean images", "by noisy images alone")
@@ -28,10 +28,12 @@ def report_page(found: Evaluation, metrics: Path) -> str:
     """The page of an evaluation; `metrics` is the metrics.jsonl of its run, if that exists."""
     about = found.numbers["about"]
     lead = (
-        f"{about['data']}, {' × '.join(map(str, about['shape']))}: {about['training_images']} training images with noise "
-        f"σ_tn = {_levels(about['sigma_tn'])} in [−1, 1], {about['steps']} steps."
+        f"{about['data']}, {' × '.join(map(str, about['shape']))}: {about['training_images']} training images with "
+        f"noise σ_tn = {_levels(about['sigma_tn'])} in [−1, 1], {about['steps']} steps."
     )
-    sections = [_samples(found), _denoising(found), _distances(found.numbers), *_posterior(found)]
+    said = [notice(text, "good" if good else "doubtful") for text, good in verdicts(found.numbers)]
+    sections = [section("In words", *said)] if said else []
+    sections += [_samples(found), _denoising(found), _distances(found.numbers), *_posterior(found)]
     if metrics.is_file():
         picture = figure(training_figure(metrics), "", "loss, gradient norm and held-out scores over steps")
         sections.append(section("Training", picture))
@@ -52,7 +54,9 @@ def _samples(found) -> Section:
         animation = path.read_bytes()
     return section(
         "Samples",
-        figure(images, f"The first {len(found.samples[:SHOWN])} samples, not chosen.", "a grid of samples", pixels=True),
+        figure(
+            images, f"The first {len(found.samples[:SHOWN])} samples, not chosen.", "a grid of samples", pixels=True
+        ),
         figure(animation, "On the way: x_t and E[x_0 | x_t] as the noise level falls.", "the reverse process"),
     )
 
@@ -69,7 +73,8 @@ def moving(model: TrainedModel, seed: int):
     labels = np.arange(MOVING) % max(model.facts.num_classes, 1) if model.config.model.class_conditional else None
     denoise = lambda x_t, sigma: model.denoise(x_t, sigma, labels)
     step = REVERSE_STEPS[sampling.step]
-    return reverse_trajectory(steps, denoise, x_init, sigmas, step=step), np.asarray(sigmas)
+    x_t, x0_hat = reverse_trajectory(steps, denoise, x_init, sigmas, step=step)
+    return (np.asarray(x_t), np.asarray(x0_hat)), np.asarray(sigmas)
 
 
 def _denoising(found) -> Section:
@@ -95,17 +100,20 @@ def _denoising(found) -> Section:
 
 def _distances(numbers: dict[str, Any]) -> Section:
     entry = numbers["frechet"]
-    rows = [[MEANING[name], *_row(numbers[name])] for name in FLOORED]
+    rows = [["Fréchet" if name == "frechet" else name, *_row(numbers[name]), MEANING[name]] for name in FLOORED]
     caption = f"Samples beside {entry['reference']}, by {entry['features']}."
     if numbers["proximal"]:
-        rows.append([f"proximal distance, from {numbers['proximal']['reference']}", *_row(numbers["proximal"])])
-    headers = ["", "value", "matched", "floor", "n real", "n samples", "seed"]
+        meaning = f"energy distance of samples, noised to σ_tn, from {numbers['proximal']['reference']}"
+        rows.append(["proximal", *_row(numbers["proximal"]), meaning])
+    headers = ["", "value", "matched", "floor", "n real", "n samples", "seed", ""]
     parts = [table(headers, rows, caption)]
     if entry["floor_n"]:
-        parts.append(
+        words = (
             f"The floor is what real images differ among themselves: {entry['floor_n']['generated']} of them beside "
-            f"{entry['floor_n']['reference']} others. Matched is the same of as many samples: what may be set beside it."
+            f"{entry['floor_n']['reference']} others. Matched is the same of as many samples: what may be set "
+            "beside it."
         )
+        parts.append(paragraph(words))
         matched = {name: {"samples": numbers[name]["matched"]} for name in FLOORED}
         picture = floors_figure(matched, {name: numbers[name]["floor"] for name in FLOORED})
         parts.append(figure(picture, "Each number (matched) beside its floor.", "bars of values and floors"))
@@ -149,7 +157,10 @@ def _posterior(found) -> list[Section]:
 def _ranks_and_levels(numbers):
     levels = numbers["levels"]
     held = dict(zip(levels["expected"], levels["coverage"], strict=True))
-    return calibration_figure(np.asarray(numbers["ranks"]), held, independent=numbers["n"])
+    expected, error = np.asarray(levels["expected"]), np.asarray(levels["standard_error"])
+    # Pixels are not independent: as many that are would have the errors that were found over images.
+    independent = int(np.min(expected * (1 - expected) / np.maximum(error, 1e-6) ** 2))
+    return calibration_figure(np.asarray(numbers["ranks"]), held, independent=max(independent, 1))
 
 
 def _calibration_table(found):

@@ -36,7 +36,7 @@ def held_out(dataset: Dataset) -> Reference:
     """The held-out images of a run: clean where they exist, else noisy."""
     chosen = np.arange(min(MOST, len(dataset.held_out)))
     if dataset.held_out_clean is not None:
-        images = np.stack([dataset.held_out_clean(i) for i in chosen])
+        images = np.stack([dataset.held_out_clean(int(i)) for i in chosen])
         return Reference("held-out clean images", images, None, fingerprint([images]))
     examples = dataset.held_out.rows(chosen)
     images, sigma_tn = examples["x_tn"], examples["sigma_tn"]
@@ -82,7 +82,7 @@ def read_frames(path: Path, model: TrainedModel) -> Frames:
     Raises:
         InputError: if an array is missing or of another shape than the model's images.
     """
-    arrays = load_arrays(path)
+    arrays = load_arrays(path, path.name)
     if missing := [name for name in ("first", "second") if name not in arrays]:
         raise InputError(f"{path} holds no array {missing[0]!r}: --frames takes an .npz with `first` and `second`")
     shape = tuple(model.facts.shape)
@@ -99,7 +99,8 @@ def read_frames(path: Path, model: TrainedModel) -> Frames:
     levels = np.broadcast_to(arrays.get("sigma_tn", np.float32(model.facts.sigma_tn_max)), len(unit[0]))
     if not (levels > 0).all():
         raise InputError(f"frames have noise: give {path} an array sigma_tn > 0, in units of images in [-1, 1]")
-    return Frames(*unit, np.asarray(levels, np.float32))
+    first, second = unit
+    return Frames(first, second, np.asarray(levels, np.float32))
 
 
 def _size(shape):

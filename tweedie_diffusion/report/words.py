@@ -6,19 +6,59 @@ from tweedie_diffusion.report.evaluation import FLOORED
 
 NOT_IDENTIFIABLE = "not identifiable"
 MEANING = {
-    "frechet": "Fréchet distance, 0 is best",
-    "kid": "kernel distance (KID), 0 is best",
-    "precision": "samples among real images",
-    "recall": "real images among samples",
-    "density": "how densely samples lie there, 1 if alike",
-    "coverage": "real images that have a sample near",
+    "frechet": "Fréchet distance; 0 is best",
+    "kid": "kernel distance; 0 is best",
+    "precision": "part of the samples that lie among real images",
+    "recall": "part of the real images that lie among samples",
+    "density": "how densely samples lie among real images; 1 if alike",
+    "coverage": "part of the real images with a sample near",
 }
+CLEAR = 3  # standard errors, beyond which a difference is told
+SLIGHT = 0.03  # of 1: a deviation below it is not worth a word
+
+
+def verdicts(numbers: dict[str, Any]) -> list[tuple[str, bool]]:
+    """What the numbers say, a sentence each, and whether it is good."""
+    found = [_verdict_on_samples(numbers["frechet"])]
+    for name in ("calibration", "calibration_by_frames"):
+        if numbers.get(name):
+            found += [_verdict_on_spread(numbers[name].get("uniformity")), _verdict_on_residual(numbers[name])]
+    return [verdict for verdict in found if verdict]
+
+
+def _verdict_on_samples(entry):
+    value, floor = entry["matched"], entry["floor"]
+    if not floor or value is None:
+        return None
+    numbers = f"Fréchet distance {value:.3g}, and {floor:.3g} between two halves of the real images"
+    if value <= 1.1 * floor:
+        return f"Samples are as near to real images as these are to each other: {numbers}.", True
+    return f"Samples are {value / floor:.1f} times as far from real images as these from each other: {numbers}.", False
+
+
+def _verdict_on_spread(uniformity):
+    if not uniformity:
+        return None
+    spread, error = uniformity["dispersion"], uniformity["dispersion_error"]
+    numbers = f"spread of the ranks of the truth {spread:.2f} ± {error:.2f}, calibrated 1"
+    if abs(spread - 1) < max(CLEAR * error, SLIGHT):
+        return f"Posterior samples vary as they should: {numbers}.", True
+    kind = "little: intervals hold less than they say" if spread > 1 else "much: intervals are wider than need be"
+    return f"Posterior samples vary too {kind} ({numbers}).", False
+
+
+def _verdict_on_residual(found):
+    sd, error = found["residual"]["sd"], found["residual"]["sd_error"]
+    if abs(sd - 1) < max(CLEAR * error, SLIGHT):
+        return f"Posterior samples leave a residual of {sd:.3f} ± {error:.3f} σ_tn, as noise of that level would.", True
+    return f"Posterior samples leave a residual of {sd:.3f} ± {error:.3f} σ_tn, not 1: is σ_tn as stated?", False
 
 
 def in_words(numbers: dict[str, Any]) -> str:
     """The numbers of an evaluation, in a table a kind."""
     parts = [_denoising(numbers["mse"]), _distances(numbers), _proximal(numbers["proximal"])]
     parts += [_calibration(numbers[name]) for name in ("calibration", "calibration_by_frames") if numbers.get(name)]
+    parts.append("\n".join(f"{'+' if good else '!'} {text}" for text, good in verdicts(numbers)))
     return "\n\n".join(part for part in parts if part)
 
 

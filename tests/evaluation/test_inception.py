@@ -174,7 +174,7 @@ def run(params, x):
     return Inception().apply({"params": params}, x, capture_intermediates=True)
 
 
-@pytest.mark.parametrize("shape", [(2, 75, 91), (1, 299, 299)])
+@pytest.mark.parametrize("shape", [(2, 75, 107), (1, 299, 299)])
 def test_every_block_gives_what_pytorch_gives(weights, shape, rng):
     x = rng.uniform(-1, 1, (*shape, 3)).astype(np.float32)
     blocks, features, logits = in_pytorch(x.transpose(0, 3, 1, 2))
@@ -208,7 +208,7 @@ def test_normalisation_is_folded_and_branches_are_in_order(tmp_path):
     tensors = random_tensors()
     tensors = tensors | {k: np.zeros_like(v) for k, v in tensors.items() if k.endswith("conv.weight")}
     save_file(tensors, tmp_path / "x.safetensors")
-    (features, _), _ = run(params_of(tmp_path / "x.safetensors"), np.zeros((2, 75, 91, 3), np.float32))
+    (features, _), _ = run(params_of(tmp_path / "x.safetensors"), np.zeros((2, 75, 107, 3), np.float32))
     ends = ("branch1x1", "branch3x3_2a", "branch3x3_2b", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool")
     of = lambda part: np.concatenate([tensors[f"Mixed_7c.{end}.bn.{part}"] for end in ends]).astype(np.float64)
     expected = of("bias") - of("running_mean") * of("weight") / np.sqrt(of("running_var") + 1e-3)

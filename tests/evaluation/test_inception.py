@@ -113,7 +113,7 @@ def in_pytorch(x):
     def block(name, x):
         f = lambda x, inside, *how: conv(x, f"{name}.{inside}", *how)
         pooled = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        halved = F.max_pool2d(x, 3, 2)
+        halved = lambda: F.max_pool2d(x, 3, 2)
         row, column = (0, 3), (3, 0)
         if name.startswith("Mixed_5") or name == "Mixed_6a":
             double = f(f(x, "branch3x3dbl_1"), "branch3x3dbl_2", 1, 1)
@@ -121,10 +121,10 @@ def in_pytorch(x):
             five = f(f(x, "branch5x5_1"), "branch5x5_2", 1, 2)
             return f(x, "branch1x1"), five, f(double, "branch3x3dbl_3", 1, 1), f(pooled, "branch_pool")
         if name == "Mixed_6a":
-            return f(x, "branch3x3", 2), f(double, "branch3x3dbl_3", 2), halved
+            return f(x, "branch3x3", 2), f(double, "branch3x3dbl_3", 2), halved()
         if name == "Mixed_7a":
             seven = f(f(f(x, "branch7x7x3_1"), "branch7x7x3_2", 1, row), "branch7x7x3_3", 1, column)
-            return f(f(x, "branch3x3_1"), "branch3x3_2", 2), f(seven, "branch7x7x3_4", 2), halved
+            return f(f(x, "branch3x3_1"), "branch3x3_2", 2), f(seven, "branch7x7x3_4", 2), halved()
         if name.startswith("Mixed_6"):
             once = f(f(f(x, "branch7x7_1"), "branch7x7_2", 1, row), "branch7x7_3", 1, column)
             twice = f(x, "branch7x7dbl_1")
@@ -161,7 +161,7 @@ def weights(tmp_path_factory):
 
 
 def params_of(path):
-    """The parameters that a file is turned into: what its compiled function is called with."""
+    """The parameters that a file is turned into."""
     captured = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tweedie_diffusion.evaluation.inception.feature_set", lambda *args: captured.append(args))
@@ -169,42 +169,50 @@ def params_of(path):
     return captured[0][2]
 
 
-@pytest.mark.parametrize("shape", [(2, 75, 91), (1, 299, 299)])
+@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+def run(params, x):
+    return Inception().apply({"params": params}, x, capture_intermediates=True)
+
+
+@pytest.mark.parametrize("shape", [(2, 75, 107), (1, 299, 299)])
 def test_every_block_gives_what_pytorch_gives(weights, shape, rng):
     x = rng.uniform(-1, 1, (*shape, 3)).astype(np.float32)
     blocks, features, logits = in_pytorch(x.transpose(0, 3, 1, 2))
-    apply = jax.jit(lambda params, x: Inception().apply({"params": params}, x, capture_intermediates=True))
-    (found_features, found_logits), state = apply(params_of(weights), x)
+    (found_features, found_logits), state = run(params_of(weights), x)
     for name in BLOCKS:
         assert_close(state["intermediates"][name]["__call__"][0], blocks[name])
     assert_close(found_features, features)
     assert_close(found_logits, logits)
 
 
-def test_features_are_of_images_resized_as_tensorflow_1_does(weights, rng):
+class Nothing:
+    """In the place of the network: it gives what it is given."""
+
+    def apply(self, variables, x):
+        return x, None
+
+
+def test_images_are_resized_as_tensorflow_1_does(weights, monkeypatch, rng):
+    network = open_inception(weights)
+    monkeypatch.setattr("tweedie_diffusion.models.inception.Inception", Nothing)
     x = rng.uniform(-1.2, 1.2, (1, 20, 40, 1)).astype(np.float32)
     stored = np.rint((np.clip(x[0, ..., 0], -1, 1).astype(np.float64) + 1) * 127.5)
     line = lambda v: np.interp(np.arange(299) * len(v) / 299, np.arange(len(v)), v)
     resized = np.apply_along_axis(line, 0, np.apply_along_axis(line, 1, stored))
-    _, expected, _ = in_pytorch(np.tile((resized.astype(np.float32) - 128) / 128, (1, 3, 1, 1)))
-    assert_close(open_inception(weights).function(x), expected)
-
-
-def constant_tensors():
-    """Kernels of zeros: the features are what normalisation makes of nothing, at the end of each branch."""
-    tensors = random_tensors()
-    return tensors | {k: np.zeros_like(v) for k, v in tensors.items() if k.endswith("conv.weight")}
+    expected = np.repeat((resized[None, ..., None] - 128) / 128, 3, axis=-1)
+    np.testing.assert_allclose(network.function(x), expected, atol=1e-5)
 
 
 def test_normalisation_is_folded_and_branches_are_in_order(tmp_path):
-    tensors = constant_tensors()
+    # With kernels of zeros the features are what normalisation makes of nothing, at the end of each branch.
+    tensors = random_tensors()
+    tensors = tensors | {k: np.zeros_like(v) for k, v in tensors.items() if k.endswith("conv.weight")}
     save_file(tensors, tmp_path / "x.safetensors")
-    network = open_inception(tmp_path / "x.safetensors")
+    (features, _), _ = run(params_of(tmp_path / "x.safetensors"), np.zeros((2, 75, 107, 3), np.float32))
     ends = ("branch1x1", "branch3x3_2a", "branch3x3_2b", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool")
     of = lambda part: np.concatenate([tensors[f"Mixed_7c.{end}.bn.{part}"] for end in ends]).astype(np.float64)
     expected = of("bias") - of("running_mean") * of("weight") / np.sqrt(of("running_var") + 1e-3)
-    np.testing.assert_allclose(network.function(np.zeros((1, 8, 8, 3), np.float32))[0], np.maximum(expected, 0), 1e-5)
-    assert network.size == 2048
+    np.testing.assert_allclose(features[0], np.maximum(expected, 0), 1e-5, atol=1e-6)
 
 
 def test_the_shapes_are_those_of_the_published_tensors():
@@ -216,16 +224,6 @@ def test_the_shapes_are_those_of_the_published_tensors():
     }
     expected = {k.removesuffix(".conv.weight"): v for k, v in random_tensors().items() if k.endswith("conv.weight")}
     assert shapes == {k: tuple(np.transpose(np.empty(v.shape), (2, 3, 1, 0)).shape) for k, v in expected.items()}
-
-
-def test_the_digest_is_of_the_tensors_whatever_holds_them(weights, tmp_path):
-    save_file(random_tensors(), tmp_path / "same.safetensors")
-    other = random_tensors() | {"Mixed_7b.branch1x1.bn.bias": np.zeros(320, np.float32)}
-    save_file(other, tmp_path / "other.safetensors")
-    first, same, other = (
-        open_inception(p).digest for p in (weights, tmp_path / "same.safetensors", tmp_path / "other.safetensors")
-    )
-    assert first == same != other
 
 
 @pytest.mark.parametrize(
@@ -243,12 +241,6 @@ def test_tensors_of_another_network_are_refused(tmp_path, changed, words):
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match=words):
         open_inception(tmp_path / "x.safetensors")
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8, 2), (1, 8)])
-def test_images_that_are_neither_grey_nor_colour_are_refused(weights, shape):
-    with pytest.raises(InputError, match="1 or 3 channels"):
-        open_inception(weights)(np.zeros(shape, np.float32))
 
 
 NAME = "pt_inception-2015-12-05-6726825d.pth"

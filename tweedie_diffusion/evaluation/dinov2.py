@@ -41,8 +41,8 @@ def open_dinov2(path: str | Path) -> FeatureSet:
     network = _network(weights)
     params = _layers(weights, "", dinov2_shapes(network))
     weights.check_all_taken(lambda name: name == "mask_token")  # of training alone
-    size = SIZES.get(network.width, f"of width {network.width}")
-    name = f"DINOv2 ViT-{size}/14{' with registers' * bool(network.registers)}, resized as Pillow"
+    size = f"ViT-{SIZES[network.width]}/14" if network.width in SIZES else f"of width {network.width}"
+    name = f"DINOv2 {size}{' with registers' * bool(network.registers)}, resized as Pillow"
     return feature_set(name, network.width, params, functools.partial(dinov2_features, network))
 
 

@@ -5,6 +5,7 @@ neighbours that leave the padding out, and a maximum in their place in the last 
 torchvision gave them. Each batch normalisation is part of the kernel and the bias of its convolution.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -119,7 +120,7 @@ class BlockE(nn.Module):
         )
 
 
-def inception_features(params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def inception_features(params, images: jax.Array):
     """Features [B, 2048] and logits [B, 1008] of images [B, H, W, 3] of 8-bit values 0 … 255.
 
     The images are resized to 299×299 as TensorFlow 1 does it and taken to (x − 128) / 128, as in the graph itself and
@@ -129,6 +130,7 @@ def inception_features(params, images: jax.Array) -> tuple[jax.Array, jax.Array]
         return Inception().apply({"params": params}, (resize_bilinear(images, SIDE) - 128) / 128)
 
 
+@functools.cache
 def inception_shapes():
     """The parameters by layer, as shapes: {layer: {…: {"kernel": [H, W, in, out], "bias": [out]}}}."""
     return jax.eval_shape(Inception().init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))["params"]

@@ -85,7 +85,7 @@ class Block(nn.Module):
         return nn.Dense(x.shape[-1], name="mlp.fc2")(h)
 
 
-def dinov2_features(network: VisionTransformer, params, images: jax.Array) -> jax.Array:
+def dinov2_features(network: VisionTransformer, params, images: jax.Array):
     """Class tokens [B, width] of images [B, H, W, 3] of 8-bit values 0 … 255, resized to 224×224 as Pillow does it.
 
     Everything is computed in float32, on accelerators too.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tweedie_diffusion.evaluation.figures import new_figure
+from tweedie_diffusion.evaluation.figures import new_figure, png_of
 from tweedie_diffusion.evaluation.pages import (
     Html,
     figure,
@@ -165,11 +165,13 @@ def test_a_picture_is_inside_the_page_pixel_by_pixel():
     assert "figcaption" not in html.text
 
 
-def test_a_figure_is_shown_in_its_inches():
+def test_a_figure_is_shown_in_its_inches_and_a_grid_pixel_by_pixel():
     drawn, _ = new_figure(1, 1, width=3, height=2)
-    html = figure(drawn, "", "axes")
-    assert 'width="288" height="192"' in html.text
-    assert picture_of(html)[1].size == (480, 320)
+    for picture in (drawn, png_of(drawn)):
+        html = figure(picture, "", "axes")
+        assert 'width="288" height="192"' in html.text  # 96 pixels an inch
+        assert picture_of(html)[1].size == (480, 320)
+    assert 'width="4" height="3"' in figure(PIXELS, "", "a ramp").text
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])

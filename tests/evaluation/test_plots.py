@@ -143,5 +143,5 @@ def test_fewer_independent_values_widen_the_bands():
     np.testing.assert_allclose(band.get_height(), 4 * np.sqrt(3 / 25))  # 4√((1 − p)/(pn)), p = 1/4
     assert [bar.get_height() for bar in cover.patches] == [0.44, 0.8]
     (errors,) = [c for c in cover.collections if len(c.get_segments()) == 2 and np.ptp(c.get_segments()[0][:, 0]) == 0]
-    np.testing.assert_allclose(errors.get_segments()[1][:, 1], 0.9 + np.array([-2, 2]) * np.sqrt(0.09 / 25))
-    assert [text.get_text() for text in cover.texts] == ["44%", "80%"]
+    np.testing.assert_allclose(errors.get_segments()[1][:, 1], [0.9 - 2 * np.sqrt(0.09 / 25), 1.0])  # no more than all
+    assert [label.get_text() for label in cover.get_xticklabels()] == ["of 50% intervals\n44%", "of 90% intervals\n80%"]

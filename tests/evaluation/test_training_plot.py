@@ -59,9 +59,20 @@ def test_held_out_errors_are_named_by_their_level_and_at_most_six():
     assert (names[0], names[-1]) == ("σ = 0.02", "σ = 20")
 
 
-@pytest.mark.parametrize("values", [[np.nan, 1.0], [np.inf, np.nan], [-1.0, 2.0], [0.0, 1e6]])
-def test_values_that_no_axis_can_hold_are_survived(values):
-    figure = training_figure([row(i + 1, loss=value) for i, value in enumerate(values)])
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([np.nan, 1.0], "linear"),
+        ([np.inf, np.nan], "linear"),
+        ([-1.0, 2.0], "linear"),
+        ([0.0, 1e6], "linear"),
+        ([1.0, 1e6], "log"),
+    ],
+)
+def test_an_axis_is_logarithmic_only_where_all_values_fit_it(values, scale):
+    rows = [{"step": i + 1, "loss": value} for i, value in enumerate(values)]
+    figure = training_figure(rows)
+    assert panels(figure)["loss"].get_yscale() == scale
     assert len(png_of(figure, dpi=40)) > 1000
 
 

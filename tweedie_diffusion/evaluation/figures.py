@@ -76,7 +76,8 @@ def tidy(axis: Axes) -> None:
 def legend(axis: Axes, **where) -> None:
     """The legend of an axis that has several lines, or one with a name; none if there is nothing to tell apart."""
     if axis.get_legend_handles_labels()[1]:
-        axis.legend(frameon=False, fontsize=9, handlelength=3, **where)
+        # White, so that a shade named in it is seen wherever it stands.
+        axis.legend(fontsize=9, handlelength=3, facecolor="white", edgecolor="none", framealpha=1, **where)
 
 
 def png_of(picture: Figure | Image.Image, *, dpi: int = DPI) -> bytes:

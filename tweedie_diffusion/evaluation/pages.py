@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import hashlib
 import html
+import io
 import numbers
 import re
 from collections.abc import Sequence
@@ -147,24 +148,22 @@ def figure(picture: Figure | Image.Image | bytes, caption: str, alt: str, *, pix
     """
     if not alt.strip():
         raise ValueError("alt is empty: say what the picture shows")
-    data, size = _data_and_size(picture)
+    data = picture if isinstance(picture, bytes) else png_of(picture)
     mime = next((mime for magic, mime in _MIME.items() if data.startswith(magic)), None)
     if mime is None:
         raise ValueError("a picture must be a PNG or a GIF")
     source = f"data:{mime};base64,{base64.b64encode(data).decode()}"
     words = f"<figcaption>{escaped(caption)}</figcaption>" if caption else ""
     kind = ' class="pixels"' if pixels else ""
-    return Html(f'<figure{kind}><img alt="{escaped(alt)}" src="{source}"{size}>{words}</figure>')
+    return Html(f'<figure{kind}><img alt="{escaped(alt)}" {_size(data)} src="{source}">{words}</figure>')
 
 
-def _data_and_size(picture):
-    """Its bytes; and how large it is shown: a figure in its inches, so that a fine screen shows more of it."""
-    if isinstance(picture, bytes):
-        return picture, ""
-    if isinstance(picture, Image.Image):
-        return png_of(picture), f' width="{picture.width}" height="{picture.height}"'
-    width, height = (round(PIXELS_AN_INCH * inches) for inches in picture.get_size_inches())
-    return png_of(picture), f' width="{width}" height="{height}"'
+def _size(data):
+    """The attributes that show a picture in its inches, so that a fine screen shows more of it; else pixel by pixel."""
+    with Image.open(io.BytesIO(data)) as image:
+        dots = image.info.get("dpi", (PIXELS_AN_INCH, PIXELS_AN_INCH))
+        sizes = [round(PIXELS_AN_INCH * pixels / max(dpi, 1)) for pixels, dpi in zip(image.size, dots, strict=True)]
+    return f'width="{sizes[0]}" height="{sizes[1]}"'
 
 
 def page(title: str, lead: Html | str, *sections: Section) -> str:

@@ -178,12 +178,12 @@ def _coverage_bars(axis, coverage, n):
     """A bar for each level, and a mark with its band where an exact posterior would end."""
     levels = np.asarray(list(coverage), np.float64)
     places = np.arange(len(levels))
-    bars = axis.bar(places, list(coverage.values()), width=0.5, color=SKY)
-    axis.bar_label(bars, labels=[f"{seen:.0%}" for seen in coverage.values()], fontsize=10, label_type="center")
+    axis.bar(places, list(coverage.values()), width=0.5, color=SKY)
     spread = 2 * np.sqrt(levels * (1 - levels) / n)
-    axis.errorbar(places, levels, spread, ls="", color=VERMILLION, capsize=8, lw=2, label="expected, ± 2 sd")
+    within = [np.minimum(spread, levels), np.minimum(spread, 1 - levels)]
+    axis.errorbar(places, levels, within, ls="", color=VERMILLION, capsize=8, lw=2, label="expected, ± 2 sd")
     axis.hlines(levels, places - 0.35, places + 0.35, color=VERMILLION, lw=2)
-    axis.set_xticks(places, [f"{level:.0%} interval" for level in levels])
+    axis.set_xticks(places, [f"of {level:.0%} intervals\n{seen:.0%}" for level, seen in coverage.items()])
     axis.set(ylim=(0, 1.25), xlim=(-0.6, len(levels) - 0.4), ylabel="share of true values inside")
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axis.set_title("coverage", fontsize=10)

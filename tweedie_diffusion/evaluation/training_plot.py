@@ -64,7 +64,7 @@ def training_figure(metrics: Path | str | Iterable[Mapping[str, float]]) -> Figu
     panels = _panels(rows)
     columns = min(2, max(1, len(panels)))
     lines = max(1, -(-len(panels) // columns))
-    figure, axes = new_figure(lines, columns, width=6.2 * columns, height=2.9 * lines)
+    figure, axes = new_figure(lines, columns, width=5.6 * columns, height=2.9 * lines)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     if not panels:

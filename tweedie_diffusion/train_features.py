@@ -36,11 +36,11 @@ def main(arguments: list[str]) -> None:
 
 def _summary(workdir, out, about):
     task = f"{about['num_classes']} classes" if about["task"] == "labels" else "quarter turns"
+    flags_of_next = f"--workdir={shlex.quote(workdir)} --features=classifier:{shlex.quote(str(out))}"
     return (
         f"held-out accuracy {about['held_out_accuracy']:.3f} ({task}), "
-        f"after {about['num_train']} {about['images']} training images\n"
-        f"{about['size']} features in {out}\n\nNext:\n  # compare samples by them\n"
-        f"  python -m tweedie_diffusion.evaluate --workdir={shlex.quote(workdir)} --features=classifier:{shlex.quote(str(out))}"
+        f"after {about['num_train']} {about['images']} training images\n{about['size']} features in {out}\n\n"
+        f"Next:\n  # compare samples by them\n  python -m tweedie_diffusion.evaluate {flags_of_next}"
     )
 
 

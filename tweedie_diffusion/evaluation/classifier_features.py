@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.fingerprint import fingerprint
@@ -29,7 +29,7 @@ def write_classifier(path: Path, params: dict, about: dict[str, Any]) -> None:
     """
     tensors = {name: np.asarray(array) for name, array in _named(params).items()}
     with whole(path) as (unfinished,):
-        save_file(tensors, unfinished, {ABOUT: json.dumps(about, sort_keys=True)})
+        unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about, sort_keys=True)}))
 
 
 def read_classifier(path: Path) -> tuple[Classifier, dict, dict[str, Any]]:

@@ -57,6 +57,18 @@ def test_one_repeated_image_is_precise_and_covers_nothing(rng):
     assert found["coverage"] < 0.05
 
 
+def test_rounding_does_not_part_equal_images(rng, monkeypatch):
+    """Real images in sixes: their balls have no extent, and hold the generated ones that equal them. Blocks of uneven
+    sizes round differently.
+    """
+    monkeypatch.setattr(module, "ROWS", 7)
+    monkeypatch.setattr(module, "COLUMNS", 29)
+    x = rng.normal(size=(40, 300)) + 5
+    found = fidelity(np.repeat(x, 6, axis=0), np.concatenate([x, -x]), neighbours=5)
+    assert found["precision"] == 0.5
+    assert found["coverage"] == 1
+
+
 @pytest.mark.parametrize(
     ("real", "generated", "message"),
     [

@@ -53,8 +53,8 @@ def test_the_noise_of_an_image_is_its_own():
 
 
 def test_hidden_parts():
-    assert hidden_part((8, 8, 3), 0.5).sum() == 6 * 6 * 3
-    assert hidden_part((8, 8, 1), 0.5)[1:7, 1:7].all()
+    assert hidden_part((8, 6, 3), 0.25).sum() == 2 * 6 * 3
+    assert hidden_part((8, 6, 3), 0.25)[6:].all()
     assert hidden_part((5,), 0.4).tolist() == [False] * 3 + [True] * 2
     with pytest.raises(ValueError, match="hides 0 of the 64"):
         hidden_part((8, 8, 1), 1e-4)

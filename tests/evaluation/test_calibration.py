@@ -129,7 +129,7 @@ def test_structure_in_the_residual_shows_as_correlation(rng):
 
 def test_the_error_of_the_correlation_is_its_spread_over_repetitions(rng):
     def one():  # images of very different energy, all with a correlation of ½ to the right
-        noise = rng.standard_normal((20, 2, 5, 1)) * np.linspace(0.2, 3, 20)[:, None, None, None]
+        noise = rng.standard_normal((20, 8, 9, 1)) * np.linspace(0.2, 3, 20)[:, None, None, None]
         smooth = noise[:, :, 1:] + noise[:, :, :-1]
         return residual_whiteness(smooth, np.zeros_like(smooth), 1.0)
 

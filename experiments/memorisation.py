@@ -21,7 +21,7 @@ from tweedie_diffusion.training.loop import train
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/memorisation", "Where the runs live.")
 _DOCS = flags.DEFINE_string("docs", "experiments", "Where README.md and results/ are.")
-_STEPS = flags.DEFINE_integer("steps", 3000, "Training steps of each run.")
+_STEPS = flags.DEFINE_integer("steps", 1500, "Training steps of each run.")
 _TRAINED = flags.DEFINE_integer("trained", 200, "Images trained on.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights, noise, split, training and samples.")
 DIGITS = 1797

@@ -127,6 +127,17 @@ def test_structure_in_the_residual_shows_as_correlation(rng):
     assert 0 < found["correlation_error"] < 0.02
 
 
+def test_the_error_of_the_correlation_is_its_spread_over_repetitions(rng):
+    def one():  # images of very different energy, all with a correlation of ½ to the right
+        noise = rng.standard_normal((20, 8, 9, 1)) * np.linspace(0.2, 3, 20)[:, None, None, None]
+        smooth = noise[:, :, 1:] + noise[:, :, :-1]
+        return residual_whiteness(smooth, np.zeros_like(smooth), 1.0)
+
+    found = [one() for _ in range(300)]
+    spread = np.std([f["correlation"] for f in found])
+    assert np.mean([f["correlation_error"] for f in found]) == pytest.approx(spread, rel=0.25)
+
+
 def test_vectors_have_no_neighbours(rng):
     assert set(residual_whiteness(rng.random((5, 3)), np.zeros((5, 3)), 1.0)) == {
         "mean",

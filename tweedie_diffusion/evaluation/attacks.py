@@ -4,7 +4,6 @@ A model that has learned an image by heart gives it back where noise or a mask h
 images, put through the same, say how much of that is plain good guessing.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -51,7 +50,9 @@ def from_noise(
 
 
 def hidden_part(shape: tuple[int, ...], share: float) -> np.ndarray:
-    """The mask of attack 2: True in a central rectangle of an image [H, W, C], or in the last features of a vector.
+    """The mask of attack 2: True in the lowest rows of an image [H, W, C], or in the last features of a vector.
+
+    Not in its middle: around a centred object there would be nothing left to know the image by.
 
     Args:
         shape: of one example.
@@ -61,13 +62,9 @@ def hidden_part(shape: tuple[int, ...], share: float) -> np.ndarray:
         ValueError: if nothing would be hidden, or everything.
     """
     hidden = np.zeros(shape, bool)
-    if len(shape) == 3:
-        sides = [round(length * math.sqrt(share)) for length in shape[:2]]
-        top, left = ((length - side) // 2 for length, side in zip(shape, sides, strict=False))
-        hidden[top : top + sides[0], left : left + sides[1]] = True
-    else:
-        hidden[len(hidden) - round(share * len(hidden)) :] = True
-    if not 0 < hidden.sum() < hidden.size:
+    rows = round(share * shape[0])
+    hidden[shape[0] - rows :] = True
+    if not 0 < rows < shape[0]:
         raise ValueError(f"a share of {share:g} hides {hidden.sum()} of the {hidden.size} values of {list(shape)}")
     return hidden
 

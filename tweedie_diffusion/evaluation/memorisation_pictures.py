@@ -46,8 +46,13 @@ def memorisation_figure(
             _draw_pairs(axis, name, found)
     first, *others = below.subplots(1, 1 + len(names), squeeze=False)[0]
     _draw_similarities(first, similarities, floor)
+    lows = [r["auc"] - 2 * r["auc_error"] for results in attacks.values() for r in results]
     for axis, attack in zip(others, names, strict=True):
-        _draw_attack(axis, attack, attacks)
+        _draw_attack(axis, attack, attacks, lowest=min(0.4, *lows))
+    handles = {
+        label: h for axis in (first, *others) for h, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    below.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
@@ -77,7 +82,7 @@ def _draw_similarities(axis, similarities, floor):
     """The share of images that are more similar than each value."""
     for (color, line, _), (name, values) in zip(LOOKS * len(similarities), similarities.items(), strict=False):
         axis.step(*_exceeded(values), where="post", color=color, ls=line, label=name)
-    axis.step(*_exceeded(floor), where="post", label="held-out images", **FLOOR)
+    axis.step(*_exceeded(floor), where="post", label="held-out images; chance", **FLOOR)
     lowest = min(np.quantile(values, 0.02) for values in [floor, *similarities.values()])
     axis.set(xlim=(lowest, 1.005), ylim=(0, 1.02), xlabel="similarity to the nearest training image")
     axis.set_ylabel("share of images above it")
@@ -89,7 +94,7 @@ def _exceeded(values):
     return np.r_[-1.0, ordered], np.r_[1.0, 1 - np.arange(1, len(ordered) + 1) / len(ordered)]
 
 
-def _draw_attack(axis, attack, attacks):
+def _draw_attack(axis, attack, attacks, *, lowest):
     """AUC over levels: ½ if training images cannot be told from others."""
     levels: set[float] = set()
     for (color, line, marker), (name, results) in zip(LOOKS * len(attacks), attacks.items(), strict=False):
@@ -102,7 +107,7 @@ def _draw_attack(axis, attack, attacks):
         axis.set_xscale("log")
     axis.set_xticks(sorted(levels), [f"{level:g}" for level in sorted(levels)])
     axis.set_xticks([], minor=True)
-    axis.set(ylim=(min(0.4, axis.get_ylim()[0]), 1.02), xlabel="noise level σ of what is given")
+    axis.set(ylim=(lowest, 1.02), xlabel="noise level σ of what is given")
     axis.set_ylabel("AUC, training against held-out")
     _finish(axis, attack)
 
@@ -113,4 +118,3 @@ def _finish(axis, title):
     axis.yaxis.label.set_size(8)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, handlelength=3)

@@ -72,14 +72,7 @@ def configs_page() -> str:
     """Every file of configs/, as it is."""
     text = ["# Config files", "", "`get_config` changes what it needs of the [settings](settings.md).", ""]
     for path in sorted((ROOT / "configs").glob("*.py")):
-        text += [
-            f"## {path.name}",
-            "",
-            f"```{{literalinclude}} ../../configs/{path.name}",
-            ":language: python",
-            "```",
-            "",
-        ]
+        text += [f"## {path.name}", f"\n```{{literalinclude}} ../../configs/{path.name}", ":language: python\n```\n"]
     return "\n".join(text)
 
 

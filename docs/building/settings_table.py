@@ -19,8 +19,8 @@ from tweedie_diffusion.training import config
 PROGRAMS = Path(program.__file__).parent
 INTRODUCTION = """# Settings and flags
 
-Made from the code when these pages are built: the comments of `tweedie_diffusion/training/config.py` and the help of each
-program.
+Made from the code when these pages are built: the comments of `tweedie_diffusion/training/config.py` and the help of
+each program.
 """
 ABOUT_SETTINGS = """## Settings of a run
 
@@ -90,7 +90,7 @@ def programs() -> dict[str, list[Flag]]:
 
 
 def flags_of(path: Path) -> list[Flag]:
-    """The flags that a program defines: its definitions are recorded instead of made, so that programs may share names."""
+    """The flags that a program defines: they are recorded and not made, so that programs may share names."""
     found: list[Flag] = []
     with ExitStack() as stack:
         for module in (flags, config_flags):

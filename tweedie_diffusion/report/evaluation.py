@@ -14,7 +14,7 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.data.whole import whole
 from tweedie_diffusion.report import measures, reference
-from tweedie_diffusion.training.datasets import open_data
+from tweedie_diffusion.training.datasets import open_data_again
 from tweedie_diffusion.training.parts import Safe, folder_of, remove_parts, request_of, sample_in_parts
 from tweedie_diffusion.training.trained import TrainedModel, digest, load_run
 
@@ -86,12 +86,7 @@ def open_evaluation(asked: Asked) -> Opened:
         InputError, FileNotFoundError: if any of it is missing or does not fit.
     """
     model = load_run(asked.workdir)
-    dataset = open_data(model.config.data)
-    if (found := dataset.images.fingerprint()) != (known := model.facts.fingerprint) and known:
-        raise InputError(
-            f"the data {model.config.data.source} is not what {asked.workdir} was trained on ({found[:8]}, "
-            f"not {known[:8]}): what was held out could not be told from what was trained on"
-        )
+    dataset = open_data_again(model.config, model.facts, asked.workdir)
     real = reference.named(asked.reference, model) if asked.reference else reference.held_out(dataset)
     frames = reference.read_frames(Path(asked.frames).expanduser(), model) if asked.frames else None
     other = load_run(asked.clean_trained) if asked.clean_trained else None

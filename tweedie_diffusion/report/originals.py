@@ -10,8 +10,7 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.fingerprint import fingerprint
 from tweedie_diffusion.data.noisy import Dataset, NoisyImages
 from tweedie_diffusion.evaluation.features import FeatureSet
-from tweedie_diffusion.training.datasets import open_data
-from tweedie_diffusion.training.facts import facts_of
+from tweedie_diffusion.training.datasets import open_data_again
 from tweedie_diffusion.training.trained import TrainedModel, load_run
 
 
@@ -98,10 +97,7 @@ def open_runs(workdirs: Sequence[str]) -> list[Run]:
 
 def _open_run(workdir, name):
     model = load_run(workdir)
-    dataset = open_data(model.config.data)
-    if changed := model.facts.difference(facts_of(dataset)):
-        raise InputError(f"{workdir}: the data are not what the run was trained on ({changed[0]}): bring them back")
-    return Run(name, model, dataset)
+    return Run(name, model, open_data_again(model.config, model.facts, workdir))
 
 
 def originals_of(runs: Sequence[Run]) -> Originals:

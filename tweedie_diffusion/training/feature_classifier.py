@@ -18,8 +18,8 @@ from tweedie_diffusion.data.noisy import Dataset, NoisyImages
 from tweedie_diffusion.data.sources import spaced
 from tweedie_diffusion.models.classifier import Classifier, halvings_of
 from tweedie_diffusion.training.config import from_json
-from tweedie_diffusion.training.facts import DataFacts, facts_of
-from tweedie_diffusion.training.loop import open_data
+from tweedie_diffusion.training.datasets import open_data_again
+from tweedie_diffusion.training.facts import DataFacts
 
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 600, 64, 3e-3, 1e-4
 MOST_BYTES = 2**28  # of the images that it is trained on
@@ -63,12 +63,7 @@ def open_run_data(workdir: Path) -> Dataset:
         facts = DataFacts.from_json((workdir / "data.json").read_text())
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"config.json or data.json of {workdir} cannot be read ({error})") from error
-    dataset = open_data(config.data)
-    if changed := facts.difference(facts_of(dataset)):
-        raise InputError(
-            f"the data is not what the run in {workdir} began with ({', '.join(changed)}): put it back as it was"
-        )
-    return dataset
+    return open_data_again(config, facts, workdir)
 
 
 def train_classifier(dataset: Dataset, *, seed: int = 0, steps: int = STEPS) -> tuple[dict, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from tweedie_diffusion.training.spread import devices_for, in_batches, local_mes
 from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer
 
 BATCH = 64  # images a call: one shape, so one compilation, whatever is asked for
-ACCELERATED = 256  # of samples on a GPU or TPU, each
+ACCELERATED, SMALL = 256, 4096  # of samples on a GPU or TPU, each; if they have no more values
 
 
 @dataclasses.dataclass
@@ -136,7 +137,8 @@ class TrainedModel:
         sigmas, weight = self.check_sampling(guidance=guidance, guidance_interval=guidance_interval, **grid)
         indices, step = np.asarray(indices), step or self.config.sampling.step
         labels = self.labels(indices, label)
-        mesh = local_mesh(devices_for(len(indices), rows_a_device()))
+        size = rows_a_device(self.facts.shape)
+        mesh = local_mesh(devices_for(len(indices), size))
         params, key = place_whole(mesh, self.params), purpose_key(seed, "samples")
 
         def draw(indices, *labels):
@@ -147,7 +149,7 @@ class TrainedModel:
             return self._compiled_reverse(params, *of_rows, sigmas, of_classes, weight, step)
 
         rows = (indices,) if labels is None else (indices, labels)
-        return in_batches(draw, *rows, size=rows_a_device() * mesh.size)
+        return in_batches(draw, *rows, size=size * mesh.size)
 
     def labels(self, indices: np.ndarray, label: int = -1) -> np.ndarray | None:
         """[N] classes of samples, as `sample` has them; None of a model without."""
@@ -219,9 +221,10 @@ class TrainedModel:
         return drawn
 
 
-def rows_a_device() -> int:
-    """Samples that a device draws at a time."""
-    return BATCH if jax.default_backend() == "cpu" else ACCELERATED
+def rows_a_device(shape: tuple[int, ...]) -> int:
+    """Samples of a shape that a device draws at a time."""
+    small = jax.default_backend() != "cpu" and math.prod(shape) <= SMALL
+    return ACCELERATED if small else BATCH
 
 
 def digest(model: TrainedModel) -> str:

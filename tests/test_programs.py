@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,39 @@ def test_samples_on_any_grid_and_what_is_none(program, mixture_run, tmp_path):
         run = program("sample", f"--workdir={mixture_run}", f"--out={tmp_path}/x.npz", *flags)
         assert (run.returncode, len(run.stderr.splitlines())) == (2, 1)
         assert message in run.stderr
+
+
+def test_an_evaluation_is_written_as_numbers_and_a_page(program, mixture_run, tmp_path):
+    workdir = shutil.copytree(mixture_run, tmp_path / "run")
+    done = program("evaluate", f"--workdir={workdir}", "--num=70", "--draws=3", "--features=pixels")
+    assert done.returncode == 0, done.stderr
+    assert f"Look at {workdir}/report.html" in done.stdout
+    numbers = json.loads((workdir / "evaluation.json").read_text())
+    for name in ("mse", "frechet", "kid", "precision", "recall", "density", "coverage", "proximal"):
+        assert {"n", "seed"} <= numbers[name].keys()
+        assert name == "mse" or "floor" in numbers[name]
+    page = (workdir / "report.html").read_text()
+    assert page.count("<h2>") == 7
+    assert not re.search(r"https?:|<script|src=\"(?!data:)", page)
+    assert not list(workdir.glob("*.parts"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num=1"], "--num must be at least 2"),
+        (["--features=pca:40"], "2 principal components (asked for 40)"),
+        (["--features=pixel"], "did you mean pixels?"),
+        (["--features=inception:x.pth"], "the data is vectors: use pixels or pca"),
+        (["--reference=digits"], "8×8×1"),
+        (["--clean_trained=nowhere"], "there is no run in nowhere"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused_in_one_line(program, mixture_run, arguments, message):
+    refused = program("evaluate", f"--workdir={mixture_run}", *arguments)
+    assert refused.returncode == 2, refused.stderr
+    (line,) = refused.stderr.strip().splitlines()
+    assert message in line
 
 
 def test_sigterm_ends_any_program_with_the_command_to_go_on_with():

@@ -68,6 +68,8 @@ def test_vectors_have_as_many_components_as_they_vary_along(rng):
         ("pca:0", "did you mean pca:NUMBER"),
         ("classifier", "come from a file: classifier:FILE"),
         ("dinov2:nowhere.safetensors", "nowhere.safetensors does not exist"),
+        ("inception:weights-inception-2015-12-05-6726825d.pth", "95,628,359 bytes, SHA-256"),
+        ("classifier:nowhere.safetensors", "train_features"),
         ("pca:36", "36 numbers have 35 principal components"),
     ],
 )

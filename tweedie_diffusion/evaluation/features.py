@@ -121,11 +121,8 @@ def open_features(name: str, *, reference: np.ndarray) -> FeatureSet:
         raise InputError(f"{kind} features are of images, and the data is vectors: use pixels or pca")
     if not rest:
         raise InputError(f"{kind} features come from a file: {kind}:FILE")
-    path = Path(rest).expanduser()
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: {kind}:FILE names the file of the weights")
     module = importlib.import_module(f"tweedie_diffusion.evaluation.{WITH_FILE[kind]}")
-    return getattr(module, f"open_{kind}")(path)
+    return getattr(module, f"open_{kind}")(Path(rest).expanduser())
 
 
 def _flat(x, shape):

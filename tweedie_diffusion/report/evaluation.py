@@ -13,6 +13,7 @@ import numpy as np
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.data.whole import whole
+from tweedie_diffusion.evaluation.features import FeatureSet, open_features
 from tweedie_diffusion.report import measures, reference
 from tweedie_diffusion.training.datasets import open_data_again
 from tweedie_diffusion.training.parts import Safe, folder_of, remove_parts, request_of, sample_in_parts
@@ -75,6 +76,7 @@ class Opened:
     model: TrainedModel
     dataset: Dataset
     real: reference.Reference
+    features: FeatureSet
     frames: reference.Frames | None
     clean_trained: TrainedModel | None
 
@@ -95,7 +97,8 @@ def open_evaluation(asked: Asked) -> Opened:
             f"the images of --clean_trained={asked.clean_trained} are {list(other.facts.shape)}, and those of this run "
             f"{list(model.facts.shape)}: name a run on the same images"
         )
-    return Opened(model, dataset, real, frames, other)
+    features = open_features(asked.features, reference=real.images)
+    return Opened(model, dataset, real, features, frames, other)
 
 
 def evaluate(asked: Asked, opened: Opened, *, safe: Safe) -> Evaluation:
@@ -113,7 +116,7 @@ def evaluate(asked: Asked, opened: Opened, *, safe: Safe) -> Evaluation:
     posterior = measures.draw_posterior(model, dataset, images=asked.posterior_images, draws=asked.draws, seed=seed)
     cache = asked.workdir / "reference_features"
     numbers: dict[str, Any] = {"about": about(asked, model), "mse": mse}
-    numbers |= measures.distances(samples, opened.real, features=asked.features, seed=seed, cache=cache)
+    numbers |= measures.distances(samples, opened.real, opened.features, seed=seed, cache=cache)
     numbers["proximal"] = measures.proximal(samples, dataset, seed=seed)
     numbers["calibration"] = measures.calibration(posterior, seed=seed) if posterior else None
     if opened.frames:

@@ -20,7 +20,7 @@ from tweedie_diffusion.evaluation.calibration import (
 )
 from tweedie_diffusion.evaluation.comparison import compare, proximal_distance
 from tweedie_diffusion.evaluation.curves import ambient_curve, denoising_curve
-from tweedie_diffusion.evaluation.features import open_features
+from tweedie_diffusion.evaluation.features import FeatureSet
 from tweedie_diffusion.evaluation.reference_cache import cached_features
 from tweedie_diffusion.report.reference import Frames, Reference
 from tweedie_diffusion.training.trained import TrainedModel
@@ -116,7 +116,7 @@ def _numbers(values):
 
 
 def distances(
-    samples: np.ndarray, reference: Reference, *, features: str, seed: int, cache: Path
+    samples: np.ndarray, reference: Reference, features: FeatureSet, *, seed: int, cache: Path
 ) -> dict[str, dict[str, Any]]:
     """Fréchet and kernel distance, precision, recall, density and coverage, each with its floor and what it is of.
 
@@ -126,7 +126,7 @@ def distances(
     Args:
         samples: [M, ...] of the model.
         reference: real images the model was not trained on.
-        features: a name of `open_features`.
+        features: what they are compared by.
         seed: of the noise, the halves and the subsets.
         cache: folder of the reference's features.
     """
@@ -134,12 +134,11 @@ def distances(
         levels = np.resize(reference.sigma_tn, len(samples))
         key = purpose_key(seed, "samples seen through noise")
         samples = np.asarray(add_noise(key, jnp.asarray(samples), sigma_s=0.0, sigma_t=levels))
-    feature_set = open_features(features, reference=reference.images)
-    real = cached_features(cache, feature_set, reference.digest, lambda: [reference.images])
+    real = cached_features(cache, features, reference.digest, lambda: [reference.images])
     if real is None:  # too many to be kept
-        real = feature_set(reference.images)
-    known = {"features": feature_set.name, "size": feature_set.size, "reference": reference.name}
-    entries = compare(real, feature_set(samples), seed=seed)
+        real = features(reference.images)
+    known = {"features": features.name, "size": features.size, "reference": reference.name}
+    entries = compare(real, features(samples), seed=seed)
     return {name: entry | known for name, entry in entries.items()}
 
 

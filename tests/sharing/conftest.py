@@ -1,3 +1,5 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,5 +54,6 @@ def run(tmp_path_factory):
     facts = DataFacts((4, 4, 1), 0.5, 0.4, 0.4, 0, Scaling(0, 16, "uint8"), 100, 20, "0123abcd")
     workdir = write_run(tmp_path_factory.mktemp("sharing") / "digits", small_unet(), facts)
     (workdir / "denoising_curve.json").write_text('{"sigma": [0.5, 0.8], "relative_mse": [0.31, 0.125]}\n')
-    (workdir / "evaluation.json").write_text('{"frechet": {"value": 1.25, "n": {"generated": 64}, "warning": ""}}\n')
+    numbers = {"frechet": {"value": 1.25, "n": {"generated": 64}, "warning": ""}}
+    (workdir / "evaluation.json").write_text(json.dumps(numbers | {"about": {"workdir": "/home/someone/runs"}}))
     return workdir

@@ -55,6 +55,7 @@ def test_weights_are_plain_named_tensors(exported):
 
 def test_where_the_data_lay_is_not_told(exported):
     assert json.loads((exported / "config.json").read_text())["data.source"] == "*.png"
+    assert json.loads((exported / "evaluation.json").read_text())["about"] == {"workdir": "runs"}
     assert not any(
         b"someone" in content or str(exported).encode() in content for content in contents(exported).values()
     )
@@ -155,3 +156,10 @@ def test_impossible_data_is_told_in_a_line(copy, key, value):
     (copy / "data.json").write_text(json.dumps(facts | {key: value}))
     with pytest.raises(InputError, match=r"data.json of .* cannot be read"):
         load_run(copy)
+
+
+def test_measurements_that_cannot_be_read_are_told(exported, tmp_path):
+    damaged = shutil.copytree(exported, tmp_path / "damaged")
+    (damaged / "evaluation.json").write_text("{")
+    with pytest.raises(InputError, match=r"evaluation.json cannot be read .*: remove it, or make it again"):
+        export(damaged, tmp_path / "out")

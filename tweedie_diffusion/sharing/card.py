@@ -2,11 +2,11 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -26,20 +26,20 @@ class About:
         name: what is given to td.load: that of the folder, or hub:USER/NAME.
         licence: an identifier of the Hub, as cc-by-4.0; empty for none stated.
         imported: what the weights were imported from; empty for a model trained here.
-        measured: texts of denoising_curve.json and evaluation.json, by file name.
+        measured: what denoising_curve.json and evaluation.json hold, by file name.
     """
 
     name: str
     licence: str = ""
     imported: str = ""
-    measured: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def model_card(model: TrainedModel, about: About) -> str:
     """The card, as Markdown with the front matter that the Hub reads: the same text for the same model.
 
     Raises:
-        InputError: if a text of `measured` is not JSON, or the licence no identifier.
+        InputError: if the licence is no identifier.
     """
     if about.licence and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", about.licence):
         raise InputError(f"the licence {about.licence!r} is no identifier: write it as cc-by-4.0 or apache-2.0")
@@ -105,18 +105,12 @@ def _data(model):
 
 
 def _measured(about) -> Iterator[str]:
-    found = {}
-    for name, text in about.measured.items():
-        try:
-            found[name] = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{name} cannot be read ({error}): remove it, or make it again") from error
-    if isinstance(curve := found.get("denoising_curve.json"), dict) and curve:
+    if isinstance(curve := about.measured.get("denoising_curve.json"), dict) and curve:
         columns = [name for name, values in curve.items() if isinstance(values, list)]
         rows = zip(*(map(_number, curve[name]) for name in columns), strict=False)
         yield "## Denoising of held-out images\n\n" + CURVE + "\n\n" + _table(columns, rows)
-    if isinstance(evaluated := found.get("evaluation.json"), dict) and evaluated:
-        rows = [(name, _number(value)) for name, value in _leaves(evaluated)]
+    if isinstance(evaluated := about.measured.get("evaluation.json"), dict) and evaluated:
+        rows = [(name, _number(value)) for name, value in _leaves(evaluated) if not name.startswith("about.")]
         yield "## Evaluation\n\n" + _table(("", ""), rows[:MOST_NUMBERS])
 
 

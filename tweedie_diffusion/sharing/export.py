@@ -2,14 +2,16 @@
 
 import contextlib
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.whole import sync
 from tweedie_diffusion.sharing.card import About, model_card, was_edited
-from tweedie_diffusion.training.config import Config, from_json, to_json
+from tweedie_diffusion.training.config import Config, flatten, from_json, to_json
 from tweedie_diffusion.training.exported import CARD, FILES, MEASURED, WEIGHTS, sealed_by_us, write_weights
 from tweedie_diffusion.training.hub import is_of_hub, local
 from tweedie_diffusion.training.trained import TrainedModel, load_run
@@ -33,9 +35,8 @@ def export(workdir, folder: Path, *, best: bool = False, licence: str = "", name
     """
     check_target(folder)
     model = load_run(workdir, best=best)
-    source = local(workdir)
-    measured = {name: (source / name).read_text("utf-8") for name in MEASURED if (source / name).is_file()}
-    write_model(model, folder, About(name or folder.resolve().name, licence, measured=measured))
+    about = About(name or folder.resolve().name, licence, measured=_measured(local(workdir)))
+    write_model(model, folder, about)
     return model
 
 
@@ -47,7 +48,8 @@ def write_model(model: TrainedModel, folder: Path, about: About) -> None:
     """
     check_target(folder)
     model = dataclasses.replace(model, config=_without_folders(model.config))
-    texts = {"config.json": to_json(model.config), "data.json": model.facts.to_json(), **about.measured}
+    texts = {"config.json": to_json(model.config), "data.json": model.facts.to_json()}
+    texts |= {name: json.dumps(found, indent=1) + "\n" for name, found in about.measured.items()}
     texts[CARD] = model_card(model, about)
     with _whole_folder(folder) as unfinished:
         write_weights(unfinished / WEIGHTS, model.params, model.mixture)
@@ -76,21 +78,38 @@ def check_target(folder: Path) -> None:
         raise InputError(f"{card} was edited since it was written: move it away, or choose another folder")
 
 
+def _measured(folder: Path) -> dict[str, Any]:
+    """What was measured of a run, without where things lay."""
+    found = {}
+    for path in [folder / name for name in MEASURED if (folder / name).is_file()]:
+        try:
+            found[path.name] = _names_alone(json.loads(path.read_text("utf-8")))
+        except ValueError as error:
+            raise InputError(f"{path} cannot be read ({error}): remove it, or make it again") from error
+    return found
+
+
+def _names_alone(found):
+    """JSON with paths cut to their last part."""
+    if isinstance(found, dict):
+        return {key: _names_alone(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_names_alone(value) for value in found]
+    return _name_alone(found) if isinstance(found, str) and found.startswith(("/", "~", "..")) else found
+
+
+def _name_alone(path: str) -> str:
+    """The last part of a path; what is of TFDS or the Hub as it is."""
+    return path if path.startswith(("tfds:", "hub:")) else path.replace("\\", "/").rstrip("/").split("/")[-1]
+
+
 def _without_folders(config: Config) -> Config:
     """Names of the data as they were, without where they lay: that is nobody else's business."""
     shared = from_json(to_json(config))
     with shared.unlocked():
         for key in PATHS:
-            *_, value = str(_at(config, key)).replace("\\", "/").rstrip("/").split("/")
-            if not str(_at(config, key)).startswith(("tfds:", "hub:")):
-                shared.update_from_flattened_dict({key: value})
+            shared.update_from_flattened_dict({key: _name_alone(flatten(config)[key])})
     return shared
-
-
-def _at(config, key):
-    for name in key.split("."):
-        config = config[name]
-    return config
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def _data():
     c.photons = ()  # (gain, offset, read noise) in stored values: noise that grows with the signal is stabilised first
     c.noisy_already = False  # True: the images carry that noise already, and none is added
     c.clean_fraction = 0.0  # part of the images left clean, if noise is added
-    c.noise_seed = 0
+    c.noise_seed = 0  # of noise that is added, and of which images are left clean
     c.held_out = 1 / 6  # part of the images never trained on
     c.split_seed = 0  # which images these are
     c.range = ()  # stored values that become −1 and 1; () infers them from the dtype
@@ -52,54 +52,54 @@ def _data():
     c.crop = 0  # train on squares of this side, cut at random from images of any size; 0 takes whole images
     c.lenient = False  # leave out files that cannot be used, and list them in excluded.csv, instead of refusing all
     c.flip = False  # mirror half of the images
-    c.turn = False  # by random quarter turns
+    c.turn = False  # turn images by random quarter turns
     c.num_examples = 10_000  # of synthetic data
     return c
 
 
 def _model():
     c = ConfigDict()
-    c.network = "unet"  # mlp for vectors; edm: the network of EDM as it was published, for its weights
-    c.channels = 128
-    c.channel_multipliers = (2, 2, 2)
-    c.blocks_per_resolution = 4
-    c.attention_resolutions = (16,)
-    c.dropout = 0.0
+    c.network = "unet"  # unet, for images of any channel count; mlp, for vectors; edm: weights of EDM as published
+    c.channels = 128  # of the unet, at full resolution
+    c.channel_multipliers = (2, 2, 2)  # of channels, at each resolution; each but the first halves the image
+    c.blocks_per_resolution = 4  # residual blocks on the way down, and one more on the way up
+    c.attention_resolutions = (16,)  # image heights at which blocks attend; () for none
+    c.dropout = 0.0  # of the unet: probability in every block
     c.noise_units = False  # of the unet: it sees detail, and the ends of the range, in units of the noise
     c.patch_components = 0  # a mixture of so many, of patches or of vectors, that the network corrects; 0 for none
-    c.patch_side = 4  # pixels
-    c.width = 128  # of the mlp
-    c.depth = 3  # of the mlp
+    c.patch_side = 4  # pixels of a patch of that mixture
+    c.width = 128  # of the mlp: hidden units
+    c.depth = 3  # of the mlp: hidden layers
     c.fourier_features = 0  # of the mlp: frequencies of the input beside x itself
     c.fourier_scale = 1.0  # standard deviation of those frequencies
     c.sigma_data = 0.0  # of the preconditioning, as of an imported network; 0 estimates it from the data
-    c.class_conditional = False
+    c.class_conditional = False  # tell the network the classes of the images
     c.label_dropout = 0.1  # part of the labels hidden in training, so that the model also works without
     c.embedding = "full"  # how the network learns of σ below the data's noise: full, clamped, none
     c.dtype = "float32"  # of the computation; weights are float32
-    c.remat = False
+    c.remat = False  # compute blocks again in the backward pass: less memory, about a third more time
     return c
 
 
 def _training():
     c = ConfigDict()
-    c.steps = 1000
-    c.batch_size = 64
-    c.learning_rate = 1e-3
-    c.warmup_steps = 100
-    c.max_grad_norm = 1.0
-    c.ema_decay = 0.999
-    c.log_every = 50
-    c.save_every = 250
-    c.keep_checkpoints = 2
+    c.steps = 1000  # of training, one batch each
+    c.batch_size = 64  # images a step, over all devices
+    c.learning_rate = 1e-3  # at its height: it warms up, then falls as a cosine
+    c.warmup_steps = 100  # over which the learning rate rises
+    c.max_grad_norm = 1.0  # longer gradients are scaled down to it
+    c.ema_decay = 0.999  # a step, of the average of the weights that sampling and denoising use
+    c.log_every = 50  # steps from one line of metrics.jsonl to the next
+    c.save_every = 250  # steps from one checkpoint, and one score on held-out images, to the next
+    c.keep_checkpoints = 2  # the newest so many are kept, and the best one
     return c
 
 
 def _ambient():
     c = ConfigDict()
     c.p_mean = -1.2  # the training law of ln σ, truncated at the data's noise (EDM, table 1)
-    c.p_std = 1.2
-    c.sigma_max = 80.0
+    c.p_std = 1.2  # the standard deviation of that law
+    c.sigma_max = 80.0  # its upper end
     c.weight_cap = 16.0  # of 1/a² (Ambient Omni)
     c.near_fraction = 0.0  # part of the batch drawn log-uniform in [1.02, 2.5]·σ_tn
     c.sigma_first = False  # draw σ_t first, then an image with less noise: of mixed sets, cleaner ones more often
@@ -123,7 +123,7 @@ def _consistency():
     c.ema_teacher = True  # the average of the weights draws the lower side; False: the weights themselves
     c.gradient = "low"  # or both: whether the upper side learns too
     c.draws = 1  # of the lower side; more, and at least 2 if not antithetic, make the mean over all their pairs
-    c.antithetic = True
+    c.antithetic = True  # draws in mirrored pairs, which cancels the noise that is odd in them
     c.ridge = 0.3  # 0 is exact and can diverge, 1 the squared difference of one draw (docs/maths.md, section 4)
     return c
 
@@ -146,18 +146,18 @@ def _refresh():
 
 def _sampling():
     c = ConfigDict()
-    c.num_steps = 18
-    c.sigma_min = 0.02
-    c.sigma_max = 80.0
-    c.rho = 7.0
-    c.step = "heun"
+    c.num_steps = 18  # levels of the grid, both ends included
+    c.sigma_min = 0.02  # the last level, at which the denoiser ends the process
+    c.sigma_max = 80.0  # the first level, where an image is noise alone
+    c.rho = 7.0  # how strongly the levels crowd at low noise (EDM, equation 5); 1 is uniform
+    c.step = "heun"  # euler, heun, ancestral, midpoint or corrected
     return c
 
 
 def _evaluation():
     c = ConfigDict()
-    c.sigmas = (0.05, 0.1, 0.2, 0.35, 0.5, 0.8, 1.5)
-    c.num_images = 512
+    c.sigmas = (0.05, 0.1, 0.2, 0.35, 0.5, 0.8, 1.5)  # levels of the denoising curve
+    c.num_images = 512  # held-out images of the denoising curve
     return c
 
 

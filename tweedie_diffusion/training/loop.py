@@ -15,20 +15,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.levels import StatedNoise, resolve
-from tweedie_diffusion.data.noisy import Dataset, NoiseModel, open_dataset
-from tweedie_diffusion.data.photon_noise import PhotonNoise
+from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.data.pipeline import batches
-from tweedie_diffusion.data.scaling import ScalingRule
-from tweedie_diffusion.data.sources import open_images
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.checkpoints import Checkpoints, restore_saved
 from tweedie_diffusion.training.config import Config, check_config
+from tweedie_diffusion.training.datasets import open_data
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params, sigma_data_of
 from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.facts import check_facts, facts_of
 from tweedie_diffusion.training.guard import Diverged, Guard
-from tweedie_diffusion.training.health import data_warnings, health_warnings, held_out_health
+from tweedie_diffusion.training.health import NUM_IMAGES, data_warnings, health_warnings, held_out_health
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import log_normal_law, make_objective
 from tweedie_diffusion.training.patch_prior import check_patches, open_mixture
@@ -42,7 +39,13 @@ from tweedie_diffusion.training.processes import (
     on_one_device,
     place,
 )
-from tweedie_diffusion.training.results import held_out_curve, write_results
+from tweedie_diffusion.training.results import (
+    NUM_SHOWN,
+    held_out_curve,
+    scored_pictures,
+    show_results,
+    write_results,
+)
 from tweedie_diffusion.training.step import (
     TrainState,
     first_buffer,
@@ -71,30 +74,6 @@ class _Run:
     first: Callable[[], TrainState]  # of step 0
     checkpoints: Checkpoints
     stops: StopRequests
-
-
-def open_data(data: Config) -> Dataset:
-    """The data set of config.data.
-
-    Raises:
-        InputError: if it cannot be used.
-    """
-    photons = PhotonNoise(*data.photons) if data.photons else None
-    channel_sigmas = tuple(data.channel_sigmas)
-    images = open_images(
-        data.source,
-        rule=ScalingRule(tuple(data.range) or None, tuple(data.range_percentiles) or None, channel_sigmas, photons),
-        image_size=data.image_size,
-        crop=data.crop,
-        clean=not data.noisy_already,
-        lenient=data.lenient,
-        seed=data.split_seed,
-        num_examples=data.num_examples,
-    )
-    stated = StatedNoise(data.sigma_tn, data.sigma_units or "scaled", data.sigma_from, channel_sigmas)
-    sigma_tn, images = resolve(stated, images)
-    noise = NoiseModel(sigma_tn, data.noisy_already, data.clean_fraction, data.noise_seed)
-    return open_dataset(images, noise, held_out=data.held_out, split_seed=data.split_seed)
 
 
 def train(
@@ -191,6 +170,7 @@ def _show_results(run: _Run, state: TrainState) -> None:
         with first_process_first():
             if on_first_process():
                 write_results(run.workdir, run.model.with_params(on_one_device(state.ema_params)), run.dataset)
+                show_results(run.workdir, int(state.step))
     except OSError as error:
         raise InputError(
             f"the results cannot be written in {run.workdir} ({error.strerror or error}{free_bytes(run.workdir)}). All "
@@ -348,7 +328,9 @@ def _score(run: _Run, state: TrainState, metrics: Metrics) -> None:
     step = int(state.step)
     with run.stops.nothing_to_lose(_stopped_at(run, step), run.checkpoints.wait):
         model = run.model.with_params(on_one_device(state.ema_params))
-        health = held_out_health(model, run.dataset)
+        count = NUM_IMAGES if run.model.facts.sigma_tn_max > 0 else NUM_SHOWN  # what the scores, or pictures, ask for
+        draw = functools.cache(lambda: model.sample(range(count)))
+        health = held_out_health(model, run.dataset, draw)
         if better := run.checkpoints.better_step(health.get("score", -math.inf)):
             metrics.say(
                 f"warning: step {step}: held-out noisy images score {health['score']:.3g}, a fifth worse than "
@@ -361,6 +343,8 @@ def _score(run: _Run, state: TrainState, metrics: Metrics) -> None:
         for warning in health_warnings(health) if step > run.config.training.steps // 10 else ():
             metrics.say(f"warning: step {step}: {warning}")
         run.checkpoints.score(step, health.get("score"))
+        if on_first_process():
+            metrics.show(step, scored_pictures(model, run.dataset, curve, draw))
 
 
 def terms_at(config, step: int) -> list[str]:

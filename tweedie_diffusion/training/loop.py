@@ -21,7 +21,7 @@ from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.checkpoints import Checkpoints, restore_saved
 from tweedie_diffusion.training.config import Config, check_config
 from tweedie_diffusion.training.datasets import open_data
-from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
+from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params, sigma_data_of
 from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.facts import check_facts, facts_of
 from tweedie_diffusion.training.guard import Diverged, Guard
@@ -131,8 +131,10 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
     if config.model.patch_components:
         check_patches(config.model, facts)
     params = lambda: init_params(purpose_key(config.seed, "weights"), network, config.model, facts)
+    begun = None
     if config.init_from and (start_over or not has_checkpoints(workdir)):
-        params = _params_of(config, params)
+        begun = _model_to_start_from(config, params)
+        params = lambda: jax.tree.map(np.asarray, begun.params)
     with first_process_first():
         if on_first_process():
             held.enter_context(locked(workdir))
@@ -142,7 +144,8 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
                 checkpoints.set_all_aside()
             excluded = dataset.images.excluded
             open_workdir(workdir, config, facts, excluded, accept_data=accept_data, say=tqdm.write)
-        mixture = open_mixture(workdir, config, dataset.train) if config.model.patch_components else None
+        given = begun and begun.mixture
+        mixture = open_mixture(workdir, config, dataset.train, given) if config.model.patch_components else None
     optimizer = make_optimizer(config.training)
     first = lambda: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
     model = TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), params={})
@@ -175,8 +178,8 @@ def _show_results(run: _Run, state: TrainState) -> None:
         ) from error
 
 
-def _params_of(config, fresh):
-    """A function that gives the weights of the run in config.init_from, which must have the shapes of fresh ones."""
+def _model_to_start_from(config, fresh) -> TrainedModel:
+    """The model of config.init_from, whose weights must have the shapes of fresh ones."""
     try:
         run = load_run(config.init_from)
     except FileNotFoundError as error:
@@ -187,7 +190,7 @@ def _params_of(config, fresh):
         raise InputError(
             f"the network of {config.init_from} has another shape: use its config.model and kind of images"
         )
-    return lambda: jax.tree.map(np.asarray, run.params)
+    return run
 
 
 def _take_steps(run: _Run, state: TrainState) -> TrainState:
@@ -306,7 +309,8 @@ def _step_programs(run: _Run):
     @functools.cache
     def step_of(with_consistency: bool, with_refresh: bool):
         terms = {"with_consistency": with_consistency, "with_refresh": with_refresh}
-        objective = make_objective(config, run.model.make_denoise, facts.sigma_data, **terms)
+        sigma_data = sigma_data_of(config.model, facts)
+        objective = make_objective(config, run.model.make_denoise, sigma_data, **terms)
         decay = config.training.ema_decay
         return make_train_step(objective, run.optimizer, ema_decay=decay, seed=config.seed, mesh=run.mesh)
 

@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +17,14 @@ from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 from tweedie_diffusion.diffusion.rows import check_levels, normal, purpose_key, split
 from tweedie_diffusion.diffusion.sampling import reverse_process
 from tweedie_diffusion.diffusion.tiling import tiled
+from tweedie_diffusion.models.patch_mixture import PatchMixture
 from tweedie_diffusion.training.checkpoints import restore_saved
-from tweedie_diffusion.training.config import Config, from_json, to_json
+from tweedie_diffusion.training.config import Config, check_config, from_json, to_json
 from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
+from tweedie_diffusion.training.exported import WEIGHTS, is_export, read_weights
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.grids import sampling_levels
+from tweedie_diffusion.training.hub import local
 from tweedie_diffusion.training.patch_prior import read_mixture
 from tweedie_diffusion.training.spread import devices_for, in_batches, local_mesh, place_rows, place_whole
 from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer
@@ -40,12 +42,14 @@ class TrainedModel:
         facts: of its data.
         make_denoise: (params, labels=...) -> denoiser.
         params: the EMA weights.
+        mixture: the prior that the network corrects, if any; make_denoise knows it.
     """
 
     config: Config
     facts: DataFacts
     make_denoise: MakeDenoise
     params: dict
+    mixture: PatchMixture | None = None
 
     def __post_init__(self):
         # The weights are arguments of what is compiled, so that new weights need no new compilation.
@@ -242,29 +246,46 @@ def _keys(key, indices):
 
 def load_run(workdir, *, best: bool = False) -> TrainedModel:
     """The model of a workdir, with the EMA weights of its newest checkpoint, or of the one of least score if `best`, or
-    if the newest is a fifth worse by held-out noisy images.
+    if the newest is a fifth worse by held-out noisy images; or the one model of an exported folder, or of the Hub.
+
+    Args:
+        workdir: of a run; or a folder that `export` or `import_edm` wrote; or hub:USER/NAME or hub:USER/NAME@REVISION,
+            which is downloaded, or taken from the local cache if there is no network.
+        best: of a workdir; the others hold one set of weights.
 
     Raises:
-        FileNotFoundError: if there is no run, or no checkpoint yet.
+        FileNotFoundError: if there is no run, or no checkpoint yet, or no such model.
+        InputError: if what is there cannot be used.
     """
-    workdir = Path(workdir).expanduser()
-    if not (workdir / "config.json").is_file():
-        raise FileNotFoundError(f"there is no run in {workdir}: train one with python -m tweedie_diffusion.main")
+    folder = local(workdir)
+    if not (folder / "config.json").is_file():
+        what = "run" if not is_export(folder) else "config.json beside the weights"
+        raise FileNotFoundError(f"there is no {what} in {folder}: train one with python -m tweedie_diffusion.main")
     try:
-        config = from_json((workdir / "config.json").read_text())
-        facts = DataFacts.from_json((workdir / "data.json").read_text())
+        config = from_json((folder / "config.json").read_text())
+        facts = DataFacts.from_json((folder / "data.json").read_text())
+        if is_export(folder):  # it may come from anywhere
+            check_config(config)
+            facts.check()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"config.json or data.json of {workdir} cannot be read ({error})") from error
+        raise InputError(f"config.json or data.json of {folder} cannot be read ({error})") from error
     network = build_network(config.model, facts)
+    fresh = lambda: init_params(jax.random.key(0), network, config.model, facts)
+    if is_export(folder):
+        params, mixture = read_weights(folder / WEIGHTS, jax.eval_shape(fresh), bool(config.model.patch_components))
+    else:
+        params, mixture = _of_run(folder, config, facts, fresh, best)
+    return TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), params, mixture)
+
+
+def _of_run(workdir, config, facts, fresh, best):
+    """Weights and mixture of a checkpoint."""
     shapes = jax.eval_shape(
-        lambda: init_state(
-            init_params(jax.random.key(0), network, config.model, facts),
-            make_optimizer(config.training),
-            first_buffer(config.refresh, facts.shape),
-        )
+        lambda: init_state(fresh(), make_optimizer(config.training), first_buffer(config.refresh, facts.shape))
     )
-    mixture = read_mixture(workdir) if config.model.patch_components else None
     state = restore_saved(workdir, shapes, best=best)
     if state is None:
-        raise FileNotFoundError(f"the run in {workdir} has no checkpoint yet: run its command again")
-    return TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), state.ema_params)
+        raise FileNotFoundError(
+            f"the run in {workdir} has no checkpoint yet, nor weights that were exported: run its command again"
+        )
+    return state.ema_params, read_mixture(workdir) if config.model.patch_components else None

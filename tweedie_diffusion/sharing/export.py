@@ -1,0 +1,123 @@
+"""Write a trained model to a folder of its own, which is a model wherever a workdir is."""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.data.whole import sync
+from tweedie_diffusion.sharing.card import About, model_card, was_edited
+from tweedie_diffusion.training.config import Config, from_json, to_json
+from tweedie_diffusion.training.exported import CARD, FILES, MEASURED, WEIGHTS, sealed_by_us, write_weights
+from tweedie_diffusion.training.hub import is_of_hub, local
+from tweedie_diffusion.training.trained import TrainedModel, load_run
+
+PATHS = ("init_from", "data.source", "data.sigma_from")  # settings that may name folders of one machine
+
+
+def export(workdir, folder: Path, *, best: bool = False, licence: str = "", name: str = "") -> TrainedModel:
+    """Write the model of a run to a folder: weights, config.json, data.json, README.md and what was measured.
+
+    Args:
+        workdir: whatever `load_run` takes.
+        folder: made, with the folders that it lies in. An export that is there is replaced, in one step.
+        best: the checkpoint of least score.
+        licence: for the card, as cc-by-4.0.
+        name: for the card, what is loaded, as hub:USER/NAME; that of the folder if empty.
+
+    Raises:
+        InputError: if the folder holds anything else, or a card that was edited.
+        FileNotFoundError: if there is no model.
+    """
+    check_target(folder)
+    model = load_run(workdir, best=best)
+    source = local(workdir)
+    measured = {name: (source / name).read_text("utf-8") for name in MEASURED if (source / name).is_file()}
+    write_model(model, folder, About(name or folder.resolve().name, licence, measured=measured))
+    return model
+
+
+def write_model(model: TrainedModel, folder: Path, about: About) -> None:
+    """Write a model, with a card that says so much about it: the same bytes for the same model.
+
+    Raises:
+        InputError: if the folder holds anything but an export.
+    """
+    check_target(folder)
+    model = dataclasses.replace(model, config=_without_folders(model.config))
+    texts = {"config.json": to_json(model.config), "data.json": model.facts.to_json(), **about.measured}
+    texts[CARD] = model_card(model, about)
+    with _whole_folder(folder) as unfinished:
+        write_weights(unfinished / WEIGHTS, model.params, model.mixture)
+        for name, text in texts.items():
+            (unfinished / name).write_text(text, encoding="utf-8")
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that holds anything but an export of ours, before any work is done.
+
+    Raises:
+        InputError: naming what is in the way.
+    """
+    if is_of_hub(folder):
+        raise InputError(f"{folder} is no folder: name one")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if not names:
+        return
+    if not sealed_by_us(folder / WEIGHTS) or names - set(FILES):
+        odd = min(names - set(FILES), default=WEIGHTS)
+        raise InputError(f"{folder} holds {odd}, which is of no export: choose another folder")
+    card = folder / CARD
+    if card.is_file() and was_edited(card.read_text("utf-8", errors="replace")):
+        raise InputError(f"{card} was edited since it was written: move it away, or choose another folder")
+
+
+def _without_folders(config: Config) -> Config:
+    """Names of the data as they were, without where they lay: that is nobody else's business."""
+    shared = from_json(to_json(config))
+    with shared.unlocked():
+        for key in PATHS:
+            *_, value = str(_at(config, key)).replace("\\", "/").rstrip("/").split("/")
+            if not str(_at(config, key)).startswith(("tfds:", "hub:")):
+                shared.update_from_flattened_dict({key: value})
+    return shared
+
+
+def _at(config, key):
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+@contextlib.contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the name of `folder` when the block ends, and is removed if it fails.
+
+    What had that name is renamed first and removed last: a crash between the two leaves it as .NAME.old, which the next
+    writer puts back.
+    """
+    folder = folder.resolve()
+    unfinished, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for left in (unfinished, old):
+        shutil.rmtree(left, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        for path in [*unfinished.iterdir(), unfinished]:
+            sync(path)
+        if folder.exists():
+            folder.rename(old)
+        unfinished.rename(folder)
+    except BaseException:  # also a request to stop
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -35,7 +35,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 88
+python_maximum_signature_line_length = 100
 autosummary_generate = False
 toc_object_entries_show_parents = "hide"
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from settings_table import write
 
 import tweedie_diffusion
@@ -87,6 +88,7 @@ def setup(app) -> dict[str, Any]:
     """As an extension of Sphinx: write the pages before the pages are read, and read docstrings as plain text."""
     app.connect("builder-inited", _write_pages)
     app.connect("autodoc-process-docstring", _as_text, priority=400)  # before the sections are told apart
+    app.connect("doctree-read", _without_dashes)
     return {"parallel_read_safe": True}
 
 
@@ -104,3 +106,10 @@ def _as_text(app, what, name, thing, options, lines: list[str]):
         parts = line.split("`")
         parts[::2] = [re.sub(r"([*|]|_(?!\w))", r"\\\1", part) for part in parts[::2]]
         lines[i] = "`".join(parts)
+
+
+def _without_dashes(app, document):
+    """`name: what it is` in lists of arguments, where Sphinx writes two dashes."""
+    for text in list(document.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(": "))

@@ -80,6 +80,7 @@ def setup(app) -> dict[str, Any]:
     """As an extension of Sphinx: write the pages, and read the others with their links moved."""
     app.connect("builder-inited", _write_pages)
     app.connect("source-read", _read)
+    app.connect("env-get-outdated", lambda *_: ["index"])  # README.md or the list of pages may be new
     return {"parallel_read_safe": True}
 
 

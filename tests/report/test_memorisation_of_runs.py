@@ -77,6 +77,14 @@ def test_where_no_clean_images_are_known_posterior_means_stand_for_them():
     assert [r["sigma"] for r in results] == pytest.approx([0.6, 0.6, 0.3])  # never below what they are known through
 
 
+def test_of_larger_images_the_central_squares_are_meant():
+    larger = np.random.default_rng(1).uniform(-1, 1, (20, 7, 6, 1)).astype(np.float32)
+    images = dataclasses.replace(in_memory(larger, Scaling(-1, 1, "float32")), shape=(4, 4, 1), cropped=True)
+    dataset = open_dataset(images, NoiseModel(0.0), held_out=0.5, split_seed=0)
+    originals = originals_of([dataclasses.replace(run_of("squares"), dataset=dataset)])
+    assert np.array_equal(originals.train.x_0, dataset.train.rows(np.arange(10))["x_tn"])
+
+
 @pytest.mark.parametrize("other", [{"split_seed": 1}, {"stored": STORED[::-1]}, {"present": True}])
 def test_runs_of_other_images_are_not_compared(runs, other):
     with pytest.raises(InputError, match="general and by heart were trained on other images"):

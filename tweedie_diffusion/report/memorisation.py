@@ -180,13 +180,14 @@ def measure(
         progress: of `attack`.
 
     Returns:
-        about: features, denoised, and how many images; floor, of `nearness` of held-out images; and for each run
-        trained_on, samples (of `nearness`) and attacks.
+        about: features, denoised, squares (of larger images), how many images there are, and the plan; floor, of
+        `nearness` of held-out images; and for each run trained_on, samples (of `nearness`) and attacks.
     """
     originals = reference.originals
     about = {
         "features": reference.features.name,
         "denoised": originals.denoised,
+        "squares": any(run.dataset.images.cropped for run in runs),
         "num_train": len(originals.train.x_0),
         "attacked": min(plan.attacked, len(originals.train.x_0)),
         "attacked_held_out": min(plan.attacked, len(originals.held_out.x_0)),

@@ -66,6 +66,8 @@ def in_words(found: dict[str, Any]) -> str:
         if about["denoised"]
         else "clean training images"
     )
+    if about["squares"]:
+        against += ", of which only the central squares are compared"
     return (
         f"Similarity is the cosine of {about['features']}, to the nearest of {about['num_train']} {against}; that of "
         "held-out images is the floor. Attacked are "

@@ -39,7 +39,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Training images, or held-out ones.
+    """Training images, or held-out ones; of images larger than a model was trained on, their central squares.
 
     Attributes:
         x_0: [N, ...] clean, or posterior means where no clean ones are known.

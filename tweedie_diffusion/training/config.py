@@ -59,7 +59,7 @@ def _data():
 
 def _model():
     c = ConfigDict()
-    c.network = "unet"  # unet, for images of any channel count; mlp, for vectors; edm: weights of EDM as published
+    c.network = "unet"  # unet, for images; mlp, for vectors; edm: the network of EDM as published, for its weights
     c.channels = 128  # of the unet, at full resolution
     c.channel_multipliers = (2, 2, 2)  # of channels, at each resolution; each but the first halves the image
     c.blocks_per_resolution = 4  # residual blocks on the way down, and one more on the way up

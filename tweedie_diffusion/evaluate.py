@@ -6,7 +6,8 @@ from absl import flags
 
 from tweedie_diffusion import program
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "A trained run. report.html and evaluation.json are written there.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "A trained run, or an exported model.")
+_OUT = flags.DEFINE_string("out", None, "Folder for report.html and evaluation.json. Default: that of the run.")
 _NUM = flags.DEFINE_integer("num", 1000, "Samples to compare with real images.")
 _FEATURES = flags.DEFINE_string(
     "features", "pca", "What images are compared by: pixels, pca:NUMBER, classifier:FILE, inception:FILE, dinov2:FILE."
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
 
         found = evaluate(asked, open_evaluation(asked), safe=stops.nothing_to_lose)
         print(in_words(found.numbers), flush=True)
-        page = report_page(found, asked.workdir / "metrics.jsonl")
+        page = report_page(found, Path(asked.workdir).expanduser() / "metrics.jsonl")
     for path in write(asked, found.numbers, page):
         print("\nLook at" if path.suffix == ".html" else "Numbers:", path)
 
@@ -41,6 +42,7 @@ def _checked(arguments):
     """What is asked for."""
     from tweedie_diffusion.data.errors import InputError
     from tweedie_diffusion.report.evaluation import Asked
+    from tweedie_diffusion.training.hub import is_of_hub
 
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}: flags are listed by --help")
@@ -49,8 +51,11 @@ def _checked(arguments):
     for name, value, least in (("num", _NUM.value, 2), ("draws", _DRAWS.value, 2)):
         if value < least:
             raise InputError(f"--{name} must be at least {least} (got {value})")
+    if is_of_hub(_WORKDIR.value) and not _OUT.value:
+        raise InputError(f"--out is missing: say where the report of {_WORKDIR.value} may be written")
     return Asked(
-        workdir=Path(_WORKDIR.value).expanduser(),
+        workdir=_WORKDIR.value,
+        out=Path(_OUT.value or _WORKDIR.value).expanduser(),
         num=_NUM.value,
         features=_FEATURES.value,
         reference=_REFERENCE.value,

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ class Asked:
     """What an evaluation is to be of.
 
     Attributes:
-        workdir: of the run.
+        workdir: of the run, or what else `load_run` takes.
+        out: folder where the report is written.
         num: samples of the model.
         features: a name of `evaluation.features.open_features`.
         reference: clean images to compare with, of anything that training takes; "" for the held-out ones.
@@ -38,7 +40,8 @@ class Asked:
         seed: of everything that is drawn.
     """
 
-    workdir: Path
+    workdir: str
+    out: Path
     num: int = 1000
     features: str = "pca"
     reference: str = ""
@@ -88,6 +91,9 @@ def open_evaluation(asked: Asked) -> Opened:
         InputError, FileNotFoundError: if any of it is missing or does not fit.
     """
     model = load_run(asked.workdir)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    if not os.access(asked.out, os.W_OK):
+        raise InputError(f"{asked.out} cannot be written: name another folder by --out")
     dataset = open_data_again(model.config, model.facts, asked.workdir)
     real = reference.named(asked.reference, model) if asked.reference else reference.held_out(dataset)
     frames = reference.read_frames(Path(asked.frames).expanduser(), model) if asked.frames else None
@@ -111,10 +117,10 @@ def evaluate(asked: Asked, opened: Opened, *, safe: Safe) -> Evaluation:
     """
     model, dataset, seed = opened.model, opened.dataset, asked.seed
     request = request_of(model, asked.num, seed=seed)
-    samples = np.concatenate(list(sample_in_parts(model, request, folder_of(asked.workdir / NUMBERS), safe)))
+    samples = np.concatenate(list(sample_in_parts(model, request, folder_of(asked.out / NUMBERS), safe)))
     mse, curves = measures.denoising(model, dataset, seed=seed, clean_trained=opened.clean_trained)
     posterior = measures.draw_posterior(model, dataset, images=asked.posterior_images, draws=asked.draws, seed=seed)
-    cache = asked.workdir / "reference_features"
+    cache = asked.out / "reference_features"
     numbers: dict[str, Any] = {"about": about(asked, model), "mse": mse}
     numbers |= measures.distances(samples, opened.real, opened.features, seed=seed, cache=cache)
     numbers["proximal"] = measures.proximal(samples, dataset, seed=seed)
@@ -129,7 +135,7 @@ def about(asked: Asked, model: TrainedModel) -> dict[str, Any]:
     """What the numbers are of: the model, the data and the versions."""
     facts = model.facts
     return {
-        "workdir": str(asked.workdir),
+        "workdir": asked.workdir,
         "model": digest(model),
         "data": model.config.data.source,
         "fingerprint": facts.fingerprint,
@@ -146,7 +152,7 @@ def about(asked: Asked, model: TrainedModel) -> dict[str, Any]:
 def write(asked: Asked, numbers: dict[str, Any], page: str) -> Iterator[Path]:
     """Write report.html and evaluation.json, the numbers last, and remove what was kept of unfinished samples."""
     for name, text in ((PAGE, page), (NUMBERS, json.dumps(numbers, indent=1, allow_nan=False) + "\n")):
-        with whole(asked.workdir / name) as (unfinished,):
+        with whole(asked.out / name) as (unfinished,):
             unfinished.write_text(text, encoding="utf-8")
-        yield asked.workdir / name
-    remove_parts(folder_of(asked.workdir / NUMBERS))
+        yield asked.out / name
+    remove_parts(folder_of(asked.out / NUMBERS))

@@ -36,7 +36,7 @@ def open_data(data: Config) -> Dataset:
     return open_dataset(images, noise, held_out=data.held_out, split_seed=data.split_seed)
 
 
-def open_data_again(config: Config, facts: DataFacts, workdir: Path) -> Dataset:
+def open_data_again(config: Config, facts: DataFacts, workdir: Path | str) -> Dataset:
     """The data of a run, split as it was.
 
     Raises:

@@ -31,11 +31,11 @@ from tweedie_diffusion.training.trained import TrainedModel, load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run of images, whose noise was added to clean ones.")
 _OUT = flags.DEFINE_string("out", "inverse_problems.png", "The picture.")
-_IMAGES = flags.DEFINE_integer("images", 32, "Held-out images.", lower_bound=1)
-_DRAWS = flags.DEFINE_integer("draws", 8, "Samples an image.", lower_bound=2)
+_IMAGES = flags.DEFINE_integer("images", 12, "Held-out images.", lower_bound=1)
+_DRAWS = flags.DEFINE_integer("draws", 4, "Samples an image.", lower_bound=2)
 _SIGMA_Y = flags.DEFINE_float("sigma_y", 0.05, "Noise of the measurements, in [-1, 1].")
-_ITERATIONS = flags.DEFINE_integer("iterations", 8, "Of conjugate gradients.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 32, "Levels of the grid.", lower_bound=2)
+_ITERATIONS = flags.DEFINE_integer("iterations", 8, "Of Lanczos.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 12, "Levels of the grid.", lower_bound=2)
 _STEP = flags.DEFINE_enum("step", "heun", list(REVERSE_STEPS), "Reverse step.")
 _SIGMA_MAX = flags.DEFINE_float("sigma_max", 20.0, "First level.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0, upper_bound=2**31 - 1)
@@ -132,7 +132,7 @@ def main(arguments: list[str]) -> None:
         y = y + _SIGMA_Y.value * np.asarray(jax.random.normal(key_y, y.shape))
         draws = posterior_samples(model, problem, y, key_draws)
         found = measured(problem, x_0, y, draws, _SIGMA_Y.value)
-        print(f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in found.items()))
+        print(f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in found.items()), flush=True)
         shown = {"sample": draws[0], "another": draws[1], f"mean of {len(draws)}": draws.mean(axis=0)}
         rows[name] = problem.guess(y)[:SHOWN]
         rows |= {title + " " * number: images[:SHOWN] for title, images in shown.items()}

@@ -12,19 +12,14 @@ it stopped; a row that fails is marked and the others go on.
 
 import hashlib
 import json
-import os
-import platform
-import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 
 from experiments.noises import MISTAKES, Mistake
-from experiments.report import write_report
+from experiments.report import provenance, write_report
 from experiments.roads import ROADS
 from experiments.samples import Classifier, frechet_distance
 from experiments.studies import STUDIES, Study
@@ -103,7 +98,7 @@ def train_row(study: Study, road: str, seed: int, sigma_tn: float, folder: Path)
         if row["settings"] != settings:
             raise InputError(f"{written} is of other settings: remove {written.parent}, or use another --workdir")
         return row
-    row = {"road": road, "seed": seed, "sigma_tn": sigma_tn, "settings": settings, **_provenance()}
+    row = {"road": road, "seed": seed, "sigma_tn": sigma_tn, "settings": settings, **provenance()}
     dataset = open_data(study_config(study, seed, sigma_tn).data)
     if road in MISTAKES:
         config.data.update(mistaken_data(MISTAKES[road], dataset, sigma_tn, seed, workdir))
@@ -206,7 +201,7 @@ def run_study(study: Study) -> None:
         write_predictions(folder / "predictions.npz", dataset, model, study.levels(sigma_tn), study.num_images)
     shown = [a for a in sys.argv[1:] if not a.startswith(("--data", "--docs", "--workdir"))]  # paths are this machine's
     command = " ".join(["python -m experiments.exactness", *shown])
-    about = {"command": command, **_provenance()}
+    about = {"command": command, **provenance()}
     docs = Path(_DOCS.value)
     earlier = earlier_rows(study, docs / "results" / f"{_STUDY.value}.json")
     here = [json.loads(path.read_text()) for path in sorted(folder.rglob("row.json"))]
@@ -222,15 +217,6 @@ def _unused(config):
 def _workdir_of(folder, road, sigma_tn, seed):
     slug = "".join(c if c.isalnum() else "_" for c in road)
     return folder / f"sigma_{sigma_tn:g}" / f"seed_{seed}" / slug
-
-
-def _provenance():
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    hardware = f"{os.cpu_count()} CPU cores ({platform.machine()})"
-    if jax.default_backend() != "cpu":
-        hardware = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
-    return {"commit": commit, "hardware": hardware, "date": str(date.today())}
 
 
 def main(arguments: list[str]) -> None:

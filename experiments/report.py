@@ -1,15 +1,21 @@
 """What a study writes: its rows, its pictures, and its section of experiments/README.md."""
 
 import json
+import os
+import platform
 import re
+import subprocess
+from datetime import date
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from experiments.roads import ADSM, CLEAN
 from experiments.tables import by_road, excess_table, gap_table, gaps_closed
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.evaluation.pictures import save_bars, save_curves
+from tweedie_diffusion.evaluation.figures import save_figure
+from tweedie_diffusion.evaluation.plots import bars_figure, curves_figure
 
 
 def write_report(docs: Path, name: str, study, rows: list[dict], about: dict) -> str:
@@ -47,12 +53,22 @@ def write_report(docs: Path, name: str, study, rows: list[dict], about: dict) ->
             reached[sigma_tn] = value
     text = "\n\n".join(parts)
     if (docs / "README.md").is_file():
-        _replace_section(docs / "README.md", name, text)
+        replace_section(docs / "README.md", name, text)
     return f"{text}\n\n{_last_line(study, reached)}"
 
 
-def _replace_section(readme, name, text):
-    """The text between the markers of the study."""
+def provenance() -> dict[str, str]:
+    """What made a number: commit, hardware, date."""
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+    hardware = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    if jax.default_backend() != "cpu":
+        hardware = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    return {"commit": commit, "hardware": hardware, "date": str(date.today())}
+
+
+def replace_section(readme, name, text):
+    """Put `text` between the markers of the study."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     section = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     new, count = section.subn(lambda _: f"{begin}\n{text}\n{end}", readme.read_text())
@@ -79,10 +95,11 @@ def _draw(path, study, rows, sigma_tn):
             road: [found[road, r["seed"]] for r in group if (road, r["seed"]) in found]
             for road, group in by_road(done).items()
         }
-        save_bars(path, {road: float(np.mean(values)) for road, values in gaps.items() if values}, label="gap closed")
+        means = {road: float(np.mean(values)) for road, values in gaps.items() if values}
+        save_figure(path, bars_figure(means, label="gap closed"))
         return
     first = {road: group[0]["curve"] for road, group in by_road(done).items()}
     order = (CLEAN, ADSM, "paper's code", "default")
     shown = [road for road in order if road in first]
     curves = {road: {name: np.asarray(values) for name, values in first[road].items()} for road in shown}
-    save_curves(path, curves, sigma_tn=[sigma_tn], order=order)
+    save_figure(path, curves_figure(curves, sigma_tn=[sigma_tn], order=order))

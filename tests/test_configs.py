@@ -67,6 +67,7 @@ def test_a_config_trains_two_steps_on_small_data(name, tmp_path, rng, monkeypatc
     """Every term from the first step; all else as the config says, on a narrow network."""
     monkeypatch.setattr(loop, "write_results", lambda *_: None)
     monkeypatch.setattr(loop, "held_out_health", lambda *_: {})
+    monkeypatch.setattr(loop, "scored_pictures", lambda *_: {})
     monkeypatch.setattr(loop, "held_out_curve", lambda *_: {"sigma": [], "relative_mse": []})
     config = get_config(name)
     if config.data.source.startswith("path/to"):

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def test_sampling_that_is_stopped_or_killed_goes_on(program, mixture_run, tmp_pa
     assert program("sample", *arguments, f"--out={once}").returncode == 0
     cache, arguments = tmp_path_factory.getbasetemp().parent / "compiled", [*arguments, f"--out={out}"]
 
-    code, shown = stopped_once_there_are(1, signal.SIGTERM, arguments, cache)
+    code, shown = stopped_once_there_are(2, signal.SIGTERM, arguments, cache)
     assert code == 128 + signal.SIGTERM
     assert re.search(rf"stopped while (sampling|writing).* kept in {out}\.parts\. Go on with:\n", shown)
     assert shlex.split(shown.splitlines()[-1])[1:] == ["-m", "tweedie_diffusion.sample", *arguments]
@@ -137,6 +138,54 @@ def test_sampling_that_is_stopped_or_killed_goes_on(program, mixture_run, tmp_pa
     assert re.search(r"going on: [2-7] of 7 parts were drawn before", last.stderr)
     assert out.read_bytes() == once.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["once.npz", "samples.npz"]
+
+
+def test_samples_on_any_grid_and_what_is_none(program, mixture_run, tmp_path):
+    grid = [f"--workdir={mixture_run}", "--num=3", "--sigmas=20,2,.5,.1", "--step=midpoint"]
+    assert program("sample", *grid, f"--out={tmp_path}/samples.npy").returncode == 0
+    assert np.load(tmp_path / "samples.npy").shape == (3, 2)
+    for flags, message in (
+        (["--sigmas=1,2"], "sigmas must go down and end above 0"),
+        (["--steps=1"], "steps must be at least 2 (got 1)"),
+        (["--guidance=2"], "guidance needs classes, and the model has none"),
+        (["--out=images/"], "the model of [2] draws vectors, not images: write an .npz or .npy"),
+    ):
+        run = program("sample", f"--workdir={mixture_run}", f"--out={tmp_path}/x.npz", *flags)
+        assert (run.returncode, len(run.stderr.splitlines())) == (2, 1)
+        assert message in run.stderr
+
+
+def test_an_evaluation_is_written_as_numbers_and_a_page(program, mixture_run, tmp_path):
+    workdir = shutil.copytree(mixture_run, tmp_path / "run")
+    done = program("evaluate", f"--workdir={workdir}", "--num=70", "--draws=3", "--features=pixels")
+    assert done.returncode == 0, done.stderr
+    assert f"Look at {workdir}/report.html" in done.stdout
+    numbers = json.loads((workdir / "evaluation.json").read_text())
+    for name in ("mse", "frechet", "kid", "precision", "recall", "density", "coverage", "proximal"):
+        assert {"n", "seed"} <= numbers[name].keys()
+        assert name == "mse" or "floor" in numbers[name]
+    page = (workdir / "report.html").read_text()
+    assert page.count("<h2>") == 7
+    assert not re.search(r"https?:|<script|src=\"(?!data:)", page)
+    assert not list(workdir.glob("*.parts"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num=1"], "--num must be at least 2"),
+        (["--features=pca:40"], "2 principal components (asked for 40)"),
+        (["--features=pixel"], "did you mean pixels?"),
+        (["--features=inception:x.pth"], "the data is vectors: use pixels or pca"),
+        (["--reference=digits"], "8×8×1"),
+        (["--clean_trained=nowhere"], "there is no run in nowhere"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused_in_one_line(program, mixture_run, arguments, message):
+    refused = program("evaluate", f"--workdir={mixture_run}", *arguments)
+    assert refused.returncode == 2, refused.stderr
+    (line,) = refused.stderr.strip().splitlines()
+    assert message in line
 
 
 def test_sigterm_ends_any_program_with_the_command_to_go_on_with():
@@ -198,6 +247,12 @@ def test_images_are_inspected_as_text_page_and_json(program, tmp_path, rng):
         ("sample", ["--workdir=W"], "there is no run in"),
         ("sample", ["--workdir=W", "--num=0"], "--num must be at least 1"),
         ("sample", ["--workdir=W", "--out=samples.jpg"], "must end in .png or .npz"),
+        (
+            "sample",
+            ["--workdir=W", "--sigmas=80,low"],
+            "--sigmas must be some numbers with commas between (got 80,low)",
+        ),
+        ("sample", ["--workdir=W", "--guidance_interval=1"], "--guidance_interval must be 2 numbers"),
         ("denoise", ["--workdir=W", "only_one.npz"], "name what to denoise and where to write"),
         ("inspect_data", [], "name the images, a folder or file or pattern"),
         ("inspect_data", ["nowhere"], "nowhere does not exist"),

@@ -66,15 +66,17 @@ def load(workdir, *, best: bool = False) -> DenoiseFn:
     newest is a fifth worse by held-out noisy images.
 
     Args:
-        workdir: the directory given to `python -m tweedie_diffusion.main --workdir=...`.
-        best: the checkpoint that held-out noisy images liked best in any case (`score` in metrics.jsonl).
+        workdir: the directory given to `python -m tweedie_diffusion.main --workdir=...`; or a folder that
+            `tweedie_diffusion.export` or `import_edm` wrote; or hub:USER/NAME[@REVISION], of the Hugging Face Hub.
+        best: the checkpoint that held-out noisy images liked best in any case (`score` in metrics.jsonl); the last two
+            hold one set of weights.
 
     Returns:
         denoise(x_t [B, ...], sigma) -> x0_hat [B, ...], images in [-1, 1], jit-compiled. A class-conditional model
         takes `labels=[B]` as a third argument.
 
     Raises:
-        FileNotFoundError: if there is no trained run in `workdir`.
+        FileNotFoundError: if there is no trained model in `workdir`.
     """
     from tweedie_diffusion.training.trained import load_run
 

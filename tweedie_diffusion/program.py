@@ -34,6 +34,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     sys.unraisablehook = _on_unraisable
     app.define_help_flags()
     flags.FLAGS.set_default("verbosity", logging.FATAL)  # what Orbax says of a save is said again, in a line
+    standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)  # nor the rest of one that failed
     standard_logging.getLogger("matplotlib").setLevel(standard_logging.ERROR)  # that it has no place for its caches
     standard_logging.getLogger("tifffile").setLevel(standard_logging.CRITICAL)  # what it says is said again, by file
     try:

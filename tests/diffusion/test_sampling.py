@@ -7,8 +7,14 @@ import pytest
 
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
-from tweedie_diffusion.diffusion.reverse_steps import ancestral_step, corrected_step, euler_step, midpoint_step
-from tweedie_diffusion.diffusion.sampling import carry_down, reverse_process
+from tweedie_diffusion.diffusion.reverse_steps import (
+    ancestral_step,
+    corrected_step,
+    euler_step,
+    heun_step,
+    midpoint_step,
+)
+from tweedie_diffusion.diffusion.sampling import carry_down, reverse_process, reverse_trajectory
 
 M, V = 0.4, 0.25
 ORACLE = gaussian_denoiser(M, V)
@@ -108,3 +114,52 @@ def test_a_repeated_level_changes_nothing():
 def test_reverse_process_refuses(sigmas, message):
     with pytest.raises(ValueError, match=message):
         reverse_process(jax.random.key(0), ORACLE, jnp.ones((2, 3)), jnp.array(sigmas))
+
+
+def test_a_trajectory_of_the_exact_flow_is_at_each_level_where_the_flow_is():
+    x_init = jnp.linspace(-9.0, 9.0, 7)[:, None]
+    sigmas = karras_sigmas(64, sigma_min=0.1, sigma_max=8.0)
+    x_t, x0_hat = reverse_trajectory(jax.random.key(0), ORACLE, x_init, sigmas)
+    expected = np.stack([flow(x_init, 8.0, level) for level in np.asarray(sigmas, np.float64)])
+    np.testing.assert_allclose(x_t, expected, atol=2e-3)
+    np.testing.assert_allclose(
+        x0_hat, posterior_mean(expected, np.asarray(sigmas, np.float64)[:, None, None]), atol=2e-3
+    )
+    np.testing.assert_array_equal(x_t[0], x_init)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("step", [heun_step, ancestral_step])
+def test_a_trajectory_passes_where_the_process_does(step, compiled):
+    """Row i of a noisy process is where the process ends that stops at level i, and the last is what it returns."""
+    x_init, grid = jnp.linspace(-3.0, 3.0, 6).reshape(3, 2), jnp.geomspace(4.0, 0.2, 5)
+    keys = jax.random.split(jax.random.key(1), 3)
+    run = lambda key, x, sigmas: reverse_trajectory(key, ORACLE, x, sigmas, step)
+    x_t, x0_hat = (jax.jit(run) if compiled else run)(keys, x_init, grid)
+    for i in range(5):
+        stopped = carry_down(keys, ORACLE, x_init, grid[: i + 1], step=step)
+        np.testing.assert_allclose(x_t[i], stopped, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(x0_hat[-1], reverse_process(keys, ORACLE, x_init, grid, step=step), rtol=1e-5)
+
+
+def test_a_trajectory_of_one_level_is_where_it_begins():
+    x = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    x_t, x0_hat = reverse_trajectory(jax.random.key(0), ORACLE, x, jnp.array([0.3]))
+    np.testing.assert_array_equal(x_t, x[None])
+    np.testing.assert_allclose(x0_hat[0], posterior_mean(np.asarray(x), 0.3), rtol=1e-6)
+
+
+def test_a_trajectory_that_ends_at_no_noise_is_refused():
+    with pytest.raises(ValueError, match="sigmas must end above 0"):
+        reverse_trajectory(jax.random.key(0), ORACLE, jnp.ones((2, 3)), jnp.array([0.5, 0.0]))
+
+
+def test_the_process_does_not_pay_for_a_trajectory_that_nobody_asked_for():
+    """What is compiled of the loop stacks nothing and calls the denoiser once a step of Euler, and once at the end."""
+    calls = []
+    denoise = lambda x, sigma: calls.append(x.shape) or ORACLE(x, sigma)
+    arguments = jax.random.key(0), jnp.ones((2, 3)), jnp.geomspace(4.0, 0.2, 5)
+    traced = jax.make_jaxpr(lambda key, x, s: reverse_process(key, denoise, x, s, step=euler_step))(*arguments)
+    (loop,) = [equation for equation in traced.eqns if equation.primitive.name == "scan"]
+    assert [v.aval.shape for v in loop.outvars] == [(2, 3)]
+    assert len(calls) == 2

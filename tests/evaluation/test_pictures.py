@@ -1,23 +1,16 @@
-import matplotlib.axes
 import numpy as np
 import pytest
-from PIL import Image
 
+from tweedie_diffusion.evaluation.figures import png_of
 from tweedie_diffusion.evaluation.pictures import (
     image_grid,
-    save_bars,
-    save_curves,
-    save_examples,
-    save_scatter,
-    save_strip,
+    posterior_figure,
+    samples_figure,
+    samples_picture,
+    scatter_figure,
+    strip_figure,
     to_display,
 )
-
-
-def pixels_of(path):
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
 
 
 def unit(grey):
@@ -69,78 +62,108 @@ def test_colours_stay_in_their_places(rng):
     np.testing.assert_array_equal(np.asarray(image_grid(unit(colours), columns=1))[2:-2, 2:-2], colours[0])
 
 
-def test_examples_of_images_are_saved_as_their_grid(tmp_path, rng):
+def test_what_is_no_number_is_grey():
+    np.testing.assert_array_equal(to_display(np.array([np.nan, np.inf]).reshape(1, 1, 2, 1)), [[[128, 255]]])
+
+
+def test_a_picture_of_images_is_their_grid(rng):
     x = rng.uniform(-1, 1, (5, 8, 8, 1))
-    save_examples(tmp_path / "a.png", x, columns=3)
-    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png")[..., 0], np.asarray(image_grid(x, columns=3)))
+    np.testing.assert_array_equal(np.asarray(samples_picture(x, columns=3)), np.asarray(image_grid(x, columns=3)))
 
 
-def check_picture(path, width, height):
-    """A readable PNG of about that many pixels which is not blank."""
-    pixels = pixels_of(path)
-    np.testing.assert_allclose(pixels.shape[:2], (height, width), atol=2)
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+def pixels_of(axis):
+    """What an axis shows as an image."""
+    (image,) = axis.images
+    return np.asarray(image.get_array())
 
 
-def test_examples_of_vectors_are_a_scatter_plot(tmp_path, rng):
-    save_examples(tmp_path / "a.png", rng.normal(size=(20, 2)))
-    check_picture(tmp_path / "a.png", 640, 640)
+def points_of(axis):
+    (cloud,) = axis.collections
+    return np.asarray(cloud.get_offsets())
 
 
-@pytest.mark.parametrize("features", [1, 5])
-def test_a_scatter_plot_has_a_panel_a_group(tmp_path, rng, features):
-    save_scatter(tmp_path / "a.png", {"noisy": rng.normal(size=(20, features)), "clean": np.zeros((3, features))})
-    check_picture(tmp_path / "a.png", 1280, 640)
+def test_a_figure_of_samples_shows_their_grid(rng):
+    x = rng.uniform(-1, 1, (5, 8, 8, 1))
+    (axis,) = samples_figure(x, columns=3).axes
+    np.testing.assert_array_equal(pixels_of(axis), np.asarray(image_grid(x, columns=3)))
+    assert axis.images[0].get_clim() == (0, 255)
 
 
-def test_a_strip_has_a_row_an_entry(tmp_path, rng):
+def test_vectors_are_shown_as_points(rng):
+    x = rng.normal(size=(20, 2))
+    for figure in (samples_figure(x), samples_picture(x)):
+        np.testing.assert_array_equal(points_of(figure.axes[0]), x)
+
+
+@pytest.mark.parametrize(("features", "second"), [(1, 0), (5, 1)])
+def test_points_are_the_first_two_features(rng, features, second):
+    groups = {"noisy": rng.normal(size=(20, features)), "clean": np.zeros((3, features))}
+    axes = scatter_figure(groups).axes
+    assert [axis.get_title() for axis in axes] == ["noisy", "clean"]
+    for axis, x in zip(axes, groups.values(), strict=True):
+        np.testing.assert_array_equal(points_of(axis), x[:, [0, second]])
+
+
+def test_panels_of_points_share_a_scale_that_holds_nearly_all(rng):
+    wide = 3 * rng.normal(size=(5000, 2))
+    axes = scatter_figure({"noisy": wide, "clean": np.zeros((3, 2))}).axes
+    low, high = axes[0].get_xlim()
+    assert {axis.get_xlim() for axis in axes} == {axis.get_ylim() for axis in axes} == {(low, high)}
+    assert 0.99 < np.mean(abs(wide) < high) < 1
+    assert scatter_figure({"": np.zeros((3, 2))}).axes[0].get_xlim()[1] >= 1
+
+
+def test_a_strip_has_a_titled_row_an_entry(rng):
     rows = {name: rng.uniform(-1, 1, (10, 8, 8, 3)) for name in ("noisy", "denoised", "clean")}
-    save_strip(tmp_path / "a.png", rows)
-    check_picture(tmp_path / "a.png", 160 * (0.62 * 10 + 1.1), 160 * 0.66 * 3)
+    axes = strip_figure(rows).axes
+    assert [axis.get_ylabel() for axis in axes] == list(rows)
+    for axis, x in zip(axes, rows.values(), strict=True):
+        np.testing.assert_array_equal(pixels_of(axis), np.asarray(image_grid(x, columns=10)))
 
 
-def test_a_strip_of_vectors_is_a_scatter_plot(tmp_path, rng):
-    save_strip(tmp_path / "a.png", {"noisy": rng.normal(size=(9, 2)), "clean": rng.normal(size=(9, 2))})
-    check_picture(tmp_path / "a.png", 1280, 640)
+def test_a_strip_of_vectors_is_panels_of_points(rng):
+    assert len(strip_figure({"noisy": rng.normal(size=(9, 2)), "clean": rng.normal(size=(9, 2))}).axes) == 2
 
 
-def curve(height, **extra):
-    return {"sigma": np.array([0.1, 1.0]), "relative_mse": np.array([0.9, 0.1]) * height} | extra
+def posterior(rng, shape, draws=4):
+    """noisy, mean, samples, std, clean."""
+    noisy, mean, clean = (rng.uniform(-1, 1, shape) for _ in range(3))
+    return noisy, mean, rng.uniform(-1, 1, (draws, *shape)), rng.uniform(0.1, 0.3, shape), clean
 
 
-def test_curves_are_drawn_with_and_without_errors(tmp_path):
-    curves = {"trained": curve(1.0, standard_error=np.array([0.1, 0.01])), "exact": curve(0.5)}
-    save_curves(tmp_path / "a.png", curves, sigma_tn=[0.3, 0.5])
-    check_picture(tmp_path / "a.png", 880, 576)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_posterior_is_a_row_an_image(rng, channels):
+    noisy, mean, samples, std, clean = posterior(rng, (10, 8, 6, channels))
+    *axes, bar = posterior_figure(noisy, mean, samples, std, clean).axes
+    titles = ["noisy", "mean", "sample 1", "sample 2", "sample 3", "std", "clean"]
+    assert [axis.get_title() for axis in axes] == titles
+    for axis, x in zip(axes, (noisy, mean, *samples[:3], None, clean), strict=True):
+        if x is not None:
+            np.testing.assert_array_equal(pixels_of(axis), np.asarray(image_grid(x[:8], columns=1)))
+            assert axis.images[0].get_clim() == (0, 255)
+    spread = np.sqrt(np.mean(std[:8] ** 2, axis=-1))
+    shown = np.ma.filled(pixels_of(axes[5]), np.nan)
+    np.testing.assert_allclose(shown[2:50:6, 2:38:6], spread[0], rtol=1e-6)  # 8 pixels of 6 each
+    assert np.isnan(shown[:2]).all()
+    assert axes[5].images[0].get_clim() == (0, pytest.approx(np.quantile(spread, 0.995)))
+    assert bar.get_ylabel() == "standard deviation, images in [−1, 1]"
 
 
-def test_no_curve_is_left_out(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        matplotlib.axes.Axes, "legend", lambda axis, **kw: drawn.append(axis.get_legend_handles_labels()[1])
-    )
-    save_curves(tmp_path / "a.png", {str(n): curve(n + 1) for n in range(6)})
-    assert drawn == [["0", "1", "2", "3", "4", "5"]]
+def test_a_posterior_without_the_truth_has_no_such_column(rng):
+    noisy, mean, samples, std, _ = posterior(rng, (3, 8, 8, 1), draws=1)
+    titles = [axis.get_title() for axis in posterior_figure(noisy, mean, samples, std).axes[:-1]]
+    assert titles == ["noisy", "mean", "sample 1", "std"]
 
 
-def test_a_curve_in_the_order_looks_the_same_whichever_others_are_shown(tmp_path, monkeypatch):
-    looks = []
-    keep = lambda axis, **kw: looks.extend(
-        (line.get_color(), line.get_linestyle()) for line, *_ in axis.get_legend_handles_labels()[0]
-    )
-    monkeypatch.setattr(matplotlib.axes.Axes, "legend", keep)
-    for names in ("abc", "cd"):
-        save_curves(tmp_path / "a.png", {name: curve(3) for name in names}, order="abc")
-    a, b, c, again, d = looks
-    assert c == again
-    assert len({a, b, c, d}) == 4
+def test_a_posterior_of_vectors_is_panels_of_points(rng):
+    noisy, mean, samples, std, clean = posterior(rng, (50, 2))
+    *axes, _ = posterior_figure(noisy, mean, samples, std, clean).axes
+    assert [axis.get_title() for axis in axes] == ["noisy", "mean", "samples", "clean"]
+    for axis, x in zip(axes, (noisy, mean, np.concatenate(samples[:3]), clean), strict=True):
+        np.testing.assert_array_equal(points_of(axis), x)
+    np.testing.assert_allclose(axes[1].collections[0].get_array(), np.sqrt(np.mean(std**2, axis=1)))
 
 
-def test_bars_are_as_long_as_their_values(tmp_path, monkeypatch):
-    drawn = {}
-    bar_label = matplotlib.axes.Axes.bar_label
-    keep = lambda axis, bars, **kw: drawn.update(widths=list(bars.datavalues)) or bar_label(axis, bars, **kw)
-    monkeypatch.setattr(matplotlib.axes.Axes, "bar_label", keep)
-    save_bars(tmp_path / "a.png", {"one": 0.5, "other": -0.2}, label="gap closed")
-    assert drawn["widths"] == [0.5, -0.2]
-    check_picture(tmp_path / "a.png", 160 * 6.5, 160 * (0.28 * 2 + 0.8))
+def test_no_spread_at_all_can_be_shown(rng):
+    noisy, mean, samples, std, _ = posterior(rng, (3, 8, 8, 1))
+    assert len(png_of(posterior_figure(noisy, mean, samples, 0 * std), dpi=40)) > 1000

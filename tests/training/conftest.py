@@ -10,6 +10,7 @@ def patch_results(patch):
     nothing = {"sigma": [], "relative_mse": []}
     patch.setattr(loop, "held_out_health", lambda *_: {})
     patch.setattr(loop, "held_out_curve", lambda *_: nothing)
+    patch.setattr(loop, "scored_pictures", lambda *_: {})
     patch.setattr(loop, "write_results", lambda workdir, *_: write_curve(workdir, nothing))
 
 

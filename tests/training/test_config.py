@@ -103,3 +103,9 @@ def test_difference_names_what_changed():
     assert difference(to_json(default_config()), to_json(with_setting("data.sigma_tn", 0.25))) == [
         "data.sigma_tn: 0.5 -> 0.25"
     ]
+
+
+def test_a_key_younger_than_a_run_is_no_difference_while_it_is_off():
+    old = to_json(default_config()).replace(' "model.sigma_data": 0.0,\n', "")
+    assert difference(old, to_json(default_config())) == []
+    assert difference(old, to_json(with_setting("model.sigma_data", 0.5))) == ["model.sigma_data: None -> 0.5"]

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +16,7 @@ from tweedie_diffusion.training import trained
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.loop import train
+from tweedie_diffusion.training.parts import request_of
 from tweedie_diffusion.training.trained import TrainedModel, load_run
 
 MEAN, VARIANCE = 0.3, 0.25
@@ -112,3 +118,83 @@ def test_without_a_label_samples_take_each_class_in_turn(model):
     model = TrainedModel(model.config, model.facts, by_class, {})
     np.testing.assert_allclose(model.sample(range(6))[:, 0], [0, 1, 2, 3, 0, 1], atol=1e-5)
     np.testing.assert_allclose(model.sample(range(2), label=2)[:, 0], [2, 2], atol=1e-5)
+
+
+@pytest.fixture
+def of_classes():
+    """Four classes, of which the model returns the number; −1 without one."""
+    config = default_config()
+    config.model.class_conditional = True
+    facts = DataFacts((3,), 0.5, 0.4, 0.4, 4, Scaling(-1, 1, "float32", bounded=False), 10, 10)
+    by_class = lambda params, labels: lambda x, sigma: jnp.broadcast_to(labels[:, None], x.shape).astype(x.dtype)
+    return TrainedModel(config, facts, by_class, {})
+
+
+def test_guidance_goes_beyond_the_class(of_classes):
+    # −1 + w (label − −1), by the last denoising.
+    np.testing.assert_allclose(of_classes.sample(range(4), guidance=3.0)[:, 0], [2, 5, 8, 11], atol=1e-4)
+    np.testing.assert_allclose(of_classes.sample(range(4), guidance=0.0)[:, 0], [-1] * 4, atol=1e-4)
+
+
+def test_guidance_acts_between_its_levels_only(of_classes):
+    draw = lambda interval: of_classes.sample([1], guidance=3.0, guidance_interval=interval, sigmas=(4.0, 2.0, 1.0))
+    np.testing.assert_allclose(draw((0.1, 1.0))[0], [5] * 3, atol=1e-4)
+    np.testing.assert_allclose(draw((1.0, 9.0))[0], [1] * 3, atol=1e-4)
+
+
+def test_stated_levels_are_those_that_are_denoised(model):
+    # Of one level, a sample is the posterior mean of the noise that it starts from.
+    noise = model.sample(range(8), sigmas=(1e-3,), seed=5)
+    far = model.sample(range(8), sigmas=(2.0,), seed=5)
+    shrink = lambda sigma: VARIANCE / (VARIANCE + sigma**2)
+    starts = (noise - MEAN) / shrink(1e-3) + MEAN
+    np.testing.assert_allclose((far - MEAN) / shrink(2.0) + MEAN, starts * 2000, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        ({}, {"guidance": float("nan")}, "guidance must be a number"),
+        ({}, {"guidance": 2.0, "guidance_interval": (1.0, 1.0)}, "guidance_interval must be LOW,HIGH"),
+        ({}, {"guidance_interval": (0.1, 1.0)}, "state guidance too"),
+        ({"label_dropout": 0.0}, {"guidance": 2.0}, "guidance needs training with model.label_dropout > 0"),
+        ({"class_conditional": False}, {"guidance": 2.0}, "guidance needs classes, and the model has none"),
+        ({}, {"sigmas": (1.0, 2.0)}, "sigmas must go down"),
+    ],
+)
+def test_sampling_refuses_before_any_work(of_classes, change, settings, message):
+    of_classes.config.model.update(change)
+    with pytest.raises(InputError, match=message):
+        request_of(of_classes, 10, **settings)
+
+
+ON_EIGHT_DEVICES = """
+import sys
+import jax
+import numpy as np
+from tweedie_diffusion.training import trained
+from tests.training.test_parts import with_network
+from tests.training.conftest import small_config
+
+assert jax.device_count() == 8
+network, noise = with_network((2,), small_config()), with_network((2,), small_config())
+noise.make_denoise = lambda params, **_: lambda x, sigma: (sigma[:, None] < 0.45) * x  # the end of a walk of noise
+found = {}
+for devices, count in (("many", trained.devices_for), ("one", lambda *_: 1)):
+    trained.devices_for = count
+    found[f"noise_{devices}"] = noise.sample(range(700), step="ancestral", sigmas=(3.0, 1.0, 0.5, 0.4))
+    found[f"images_{devices}"] = network.sample(range(700), step="midpoint")
+    found[f"last_{devices}"] = network.sample([699], step="midpoint")
+np.savez(sys.argv[1], **found)
+"""
+
+
+def test_samples_are_the_same_on_any_number_of_devices(tmp_path):
+    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    run = [sys.executable, "-c", ON_EIGHT_DEVICES, str(tmp_path / "found.npz")]
+    subprocess.run(run, env=flags, cwd=Path(__file__).parents[2], check=True)
+    found = np.load(tmp_path / "found.npz", allow_pickle=False)
+    assert min(len(np.unique(found[f"{name}_one"])) for name in ("noise", "images")) > 1000
+    np.testing.assert_array_equal(found["noise_many"], found["noise_one"])
+    np.testing.assert_array_equal(found["images_many"], found["images_one"])
+    np.testing.assert_array_equal(found["last_many"], found["images_one"][699:])

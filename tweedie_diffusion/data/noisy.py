@@ -96,6 +96,11 @@ class NoisyImages:
         """[len] the level of every example."""
         return self._levels[self._indices]
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """[len] the number of every example in the whole data set."""
+        return self._indices
+
     def _square(self, index, rng):
         """The central square of an image, or one placed at random."""
         image = self._larger.get(index)

@@ -1,7 +1,8 @@
-"""Files that are whole or not there: whatever stops a program, nothing half-written has a final name."""
+"""Files and folders that are whole or not there: whatever stops a program, nothing half-written has a final name."""
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,25 @@ def whole(*paths: Path) -> Iterator[tuple[Path, ...]]:
         raise
     for folder in {path.parent for path in paths}:
         sync(folder)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write files into, which takes the name of `folder`, that is not there or empty, when the block
+    ends and all of them are on the disk; removed if it fails, and after a crash by the next writer.
+    """
+    unfinished = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        for path in (*unfinished.iterdir(), unfinished):
+            sync(path)
+        unfinished.replace(folder)
+    except BaseException:  # also a request to stop
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    sync(folder.parent)
 
 
 def sync(path: Path) -> None:

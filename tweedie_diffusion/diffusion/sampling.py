@@ -32,8 +32,7 @@ def reverse_process(
         ValueError: if sigmas has another shape, increases, or ends at 0.
     """
     sigmas = _grid_rows(sigmas, x_init)
-    if is_known(sigmas) and not (np.asarray(sigmas[-1]) > 0).all():
-        raise ValueError("sigmas must end above 0: the last call is denoise at sigmas[-1]")
+    _check_end(sigmas)
     return denoise(carry_down(key, denoise, x_init, sigmas, step=step), sigmas[-1])
 
 
@@ -42,15 +41,42 @@ def carry_down(key: jax.Array, denoise: DenoiseFn, x_init: jax.Array, sigmas: ja
 
     Arguments and errors as `reverse_process`.
     """
+    return _descend(key, denoise, x_init, _grid_rows(sigmas, x_init), step, lambda x, sigma: None)[0]
+
+
+def reverse_trajectory(
+    key: jax.Array, denoise: DenoiseFn, x_init: jax.Array, sigmas: jax.Array, step: ReverseStep = heun_step
+) -> tuple[jax.Array, jax.Array]:
+    """All that `reverse_process` passes through: x_t at every level of the grid, and x0_hat = denoise(x_t, σ_t) there.
+
+    One call of the denoiser a level more than `reverse_process`, unless it is compiled with a step that makes that call
+    itself. The last x0_hat is what `reverse_process` returns. Arguments and errors as there.
+
+    Returns:
+        x_t [N, B, ...], the first of which is x_init, and x0_hat [N, B, ...].
+    """
     sigmas = _grid_rows(sigmas, x_init)
+    _check_end(sigmas)
+    seen = lambda x, sigma: (x, denoise(x, sigma))
+    last, before = _descend(key, denoise, x_init, sigmas, step, seen)
+    x_t, x0_hat = (jnp.concatenate([a, b[None]]) for a, b in zip(before, seen(last, sigmas[-1]), strict=True))
+    return x_t, x0_hat
+
+
+def _descend(key, denoise, x_init, sigmas, step, seen):
+    """The loop: x at sigmas[-1], and seen(x, σ) at every level before it."""
 
     def body(x, inputs):
         i, sigma, sigma_next = inputs
-        return step(fold_in(key, i), denoise, x, sigma, sigma_next), None
+        return step(fold_in(key, i), denoise, x, sigma, sigma_next), seen(x, sigma)
 
     count = jnp.arange(sigmas.shape[0] - 1)
-    x, _ = jax.lax.scan(body, x_init, (count, sigmas[:-1], sigmas[1:]))
-    return x
+    return jax.lax.scan(body, x_init, (count, sigmas[:-1], sigmas[1:]))
+
+
+def _check_end(sigmas):
+    if is_known(sigmas) and not (np.asarray(sigmas[-1]) > 0).all():
+        raise ValueError("sigmas must end above 0: the last call is denoise at sigmas[-1]")
 
 
 def _grid_rows(sigmas, x):

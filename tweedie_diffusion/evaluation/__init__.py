@@ -1,1 +1,1 @@
-"""Floor 3: curves and pictures."""
+"""Floor 3: curves, distances and pictures."""

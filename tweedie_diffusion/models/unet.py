@@ -15,16 +15,18 @@ from tweedie_diffusion.models.embedding import ConditionEmbedding
 _zeros = nn.initializers.zeros
 
 
-def _groups(channels: int) -> int:
+def groups(channels: int) -> int:
     """At most 32 groups of at least 4 channels, as in EDM."""
     return math.gcd(min(32, max(channels // 4, 1)), channels)
 
 
-def _halve(x):
+def halve(x):
+    """The mean of every 2×2 pixels."""
     return nn.avg_pool(x, (2, 2), (2, 2))
 
 
-def _double(x):
+def double(x):
+    """Every pixel as 2×2."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
@@ -38,7 +40,7 @@ class Attention(nn.Module):
     def __call__(self, x):
         b, height, width, c = x.shape
         heads = max(n for n in range(1, max(c // self.channels_per_head, 1) + 1) if c % n == 0)
-        h = nn.GroupNorm(_groups(c), dtype=self.dtype)(x).reshape(b, height * width, c)
+        h = nn.GroupNorm(groups(c), dtype=self.dtype)(x).reshape(b, height * width, c)
         qkv = nn.Dense(3 * c, dtype=self.dtype)(h).reshape(b, height * width, 3, heads, c // heads)
         out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         out = nn.Dense(c, dtype=self.dtype, kernel_init=_zeros)(out.reshape(b, height * width, c))
@@ -65,11 +67,11 @@ class Block(nn.Module):
     def __call__(self, x, embedded, train: bool):
         conv = lambda name, **kw: nn.Conv(self.channels, (3, 3), dtype=self.dtype, name=name, **kw)
         resample = self.resample or (lambda v: v)
-        h = nn.silu(nn.GroupNorm(_groups(x.shape[-1]), dtype=self.dtype, name="norm_in")(x))
+        h = nn.silu(nn.GroupNorm(groups(x.shape[-1]), dtype=self.dtype, name="norm_in")(x))
         h = conv("conv_in")(resample(h))
         modulation = nn.Dense(2 * self.channels, dtype=self.dtype, name="modulation")(embedded)[:, None, None, :]
         scale, shift = jnp.split(modulation, 2, axis=-1)
-        h = nn.GroupNorm(_groups(self.channels), dtype=self.dtype, name="norm_out")(h) * (1 + scale) + shift
+        h = nn.GroupNorm(groups(self.channels), dtype=self.dtype, name="norm_out")(h) * (1 + scale) + shift
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
         h = conv("conv_out", kernel_init=_zeros)(h)
         skip = resample(x)
@@ -122,7 +124,7 @@ class UNet(nn.Module):
         widths = [self.channels * m for m in self.channel_multipliers]
         for level, width in enumerate(widths):
             if level:
-                h = block(h, h.shape[-1], f"down_{level}_halve", _halve)
+                h = block(h, h.shape[-1], f"down_{level}_halve", halve)
                 skips.append(h)
             for i in range(self.blocks_per_resolution):
                 h = block(h, width, f"down_{level}_{i}")
@@ -134,8 +136,8 @@ class UNet(nn.Module):
                 attend = None if i == self.blocks_per_resolution else False  # as in EDM, once a resolution going up
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), width, f"up_{level}_{i}", attend=attend)
             if level:
-                h = block(h, width, f"up_{level}_double", _double)
-        h = nn.silu(nn.GroupNorm(_groups(h.shape[-1]), dtype=self.dtype, name="norm_out")(h))
+                h = block(h, width, f"up_{level}_double", double)
+        h = nn.silu(nn.GroupNorm(groups(h.shape[-1]), dtype=self.dtype, name="norm_out")(h))
         out = nn.Conv(self.out_channels or x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=_zeros, name="conv_out")(
             h
         )

@@ -11,7 +11,7 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS, STOCHASTIC_STEPS
 
 Config = Any  # a ConfigDict, whose attributes a type checker cannot know
-NETWORKS = ("unet", "mlp")
+NETWORKS = ("unet", "mlp", "edm")
 EMBEDDINGS = ("full", "clamped", "none")
 DTYPES = ("float32", "bfloat16")
 
@@ -20,7 +20,7 @@ def default_config() -> Config:
     """All settings, locked: an unknown key is an error. Noise levels are in units of images in [-1, 1]."""
     config = ConfigDict()
     config.seed = 0  # of the weights, the order of the data and the noise of training
-    config.init_from = ""  # workdir of a run to start from: its weights, not its step
+    config.init_from = ""  # a run, an exported model or hub:USER/NAME to start from: its weights, not its step
     config.debug_trace = False  # write every step's loss, gradient and batch to trace.txt, to the last bit
     config.data = _data()
     config.model = _model()
@@ -59,7 +59,7 @@ def _data():
 
 def _model():
     c = ConfigDict()
-    c.network = "unet"  # unet, for images of any channel count; mlp, for vectors
+    c.network = "unet"  # unet, for images; mlp, for vectors; edm: the network of EDM as published, for its weights
     c.channels = 128  # of the unet, at full resolution
     c.channel_multipliers = (2, 2, 2)  # of channels, at each resolution; each but the first halves the image
     c.blocks_per_resolution = 4  # residual blocks on the way down, and one more on the way up
@@ -72,6 +72,7 @@ def _model():
     c.depth = 3  # of the mlp: hidden layers
     c.fourier_features = 0  # of the mlp: frequencies of the input beside x itself
     c.fourier_scale = 1.0  # standard deviation of those frequencies
+    c.sigma_data = 0.0  # of the preconditioning, as of an imported network; 0 estimates it from the data
     c.class_conditional = False  # tell the network the classes of the images
     c.label_dropout = 0.1  # part of the labels hidden in training, so that the model also works without
     c.embedding = "full"  # how the network learns of σ below the data's noise: full, clamped, none
@@ -254,10 +255,13 @@ def from_json(text: str) -> Config:
 
 
 def difference(old: str, new: str) -> list[str]:
-    """The keys whose values differ between two texts of `to_json`, as 'key: old -> new'; None where it is missing."""
+    """The keys whose values differ between two texts of `to_json`, as 'key: old -> new'; None where it is missing.
+
+    A key that is younger than the old text was off then: no difference if it is off now.
+    """
     before, after = json.loads(old), json.loads(new)
-    keys = sorted(before | after)
-    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in keys if before.get(k) != after.get(k)]
+    differ = lambda k: before.get(k) != after.get(k) and (k in before or bool(after[k]))
+    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in sorted(before | after) if differ(k)]
 
 
 def _check_type(key, value, default):
@@ -317,6 +321,7 @@ _RULES = {
     "model.label_dropout": ((lambda v: 0 <= v < 1), "in [0, 1)"),
     "model.patch_components": ((lambda v: v == 0 or v >= 8), "0, or 8 and more"),
     "model.patch_side": ((lambda v: v >= 2), ">= 2"),
+    "model.sigma_data": _not_negative,
     "model.width": _positive,
     "model.depth": _positive,
     "model.fourier_features": _not_negative,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.models import noise_units
+from tweedie_diffusion.models.edm_unet import EDMUNet
 from tweedie_diffusion.models.mlp import MLP
 from tweedie_diffusion.models.patch_mixture import PatchMixture, patch_denoiser
 from tweedie_diffusion.models.preconditioning import blind_c_noise, clamped_c_noise, full_c_noise, precondition
@@ -54,7 +55,7 @@ def build_network(model: Config, facts: DataFacts) -> nn.Module:
         raise InputError(f"images of {list(facts.shape)} hold no patch of model.patch_side={model.patch_side}")
     if model.fourier_features:
         raise InputError("model.fourier_features is of the mlp: leave it at 0 for the unet")
-    return UNet(
+    return {"unet": UNet, "edm": EDMUNet}[model.network](
         channels=model.channels,
         channel_multipliers=tuple(model.channel_multipliers),
         blocks_per_resolution=model.blocks_per_resolution,
@@ -73,6 +74,11 @@ def init_params(key: jax.Array, network: nn.Module, model: Config, facts: DataFa
     seen = 1 + model.noise_units * noise_units.CHANNELS + bool(model.patch_components)
     inputs = jnp.zeros((1, *size, channels * seen))
     return jax.jit(network.init)(key, inputs, jnp.zeros(1))["params"]
+
+
+def sigma_data_of(model: Config, facts: DataFacts) -> float:
+    """σ_d of the preconditioning and of the weight of the loss: the one stated, else that of the data."""
+    return model.sigma_data or facts.sigma_data
 
 
 # (params, labels [B] or None, dropout key or None) -> denoiser
@@ -107,8 +113,7 @@ def denoiser_maker(
         def network_fn(x, c_noise) -> Any:
             return network.apply({"params": params}, x, c_noise, labels, **options)
 
-        return precondition(
-            network_fn, sigma_data=facts.sigma_data, c_noise_fn=c_noise_fn, features=features, prior=prior
-        )
+        sigma_data = sigma_data_of(model, facts)
+        return precondition(network_fn, sigma_data=sigma_data, c_noise_fn=c_noise_fn, features=features, prior=prior)
 
     return make

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset
@@ -42,6 +43,15 @@ class DataFacts:
         """What `to_json` wrote."""
         fields = json.loads(text)
         return DataFacts(**fields | {"shape": tuple(fields["shape"]), "scaling": Scaling.from_dict(fields["scaling"])})
+
+    def check(self) -> None:
+        """Raise ValueError for what no data has, as in a file of others."""
+        whole = (*self.shape, self.num_classes)
+        if not all(isinstance(n, int) and 0 <= n < 2**31 for n in whole) or len(self.shape) not in (1, 3):
+            raise ValueError(f"its shape {list(self.shape)} or num_classes {self.num_classes!r} is none")
+        low, high = self.sigma_tn_min, self.sigma_tn_max
+        if not (0 < self.sigma_data < math.inf and 0 <= low <= high < math.inf and all(self.shape)):
+            raise ValueError(f"its sigma_data {self.sigma_data!r}, noise {low!r} to {high!r}, or shape is none")
 
     def difference(self, other: "DataFacts") -> list[str]:
         """What other facts state otherwise, as `name: this -> that`; a fingerprint only where both have one."""

@@ -1,14 +1,13 @@
 """What held-out noisy images alone say of a model: how good it is, and whether it collapses."""
 
-import jax.numpy as jnp
+from collections.abc import Callable
+
 import numpy as np
 
 from tweedie_diffusion.data.noise import noise_warning
 from tweedie_diffusion.data.noisy import Dataset
-from tweedie_diffusion.diffusion.corruption import add_noise
-from tweedie_diffusion.diffusion.rows import purpose_key
+from tweedie_diffusion.evaluation.comparison import proximal_distance
 from tweedie_diffusion.evaluation.curves import ambient_curve
-from tweedie_diffusion.evaluation.distances import energy_distance
 from tweedie_diffusion.training.trained import TrainedModel
 
 NUM_IMAGES = 256
@@ -16,8 +15,15 @@ ABOVE = (1.15, 1.5, 2.5)  # of the data's noise
 LEAST_SHARE = 0.5  # of the variance that samples should have
 
 
-def held_out_health(model: TrainedModel, dataset: Dataset) -> dict[str, float]:
+def held_out_health(
+    model: TrainedModel, dataset: Dataset, draw: Callable[[], np.ndarray] | None = None
+) -> dict[str, float]:
     """Scalars from at most 256 held-out images and as many samples; none if no image is noisy.
+
+    Args:
+        model: its weights and config.
+        dataset: whose held-out images are looked at.
+        draw: the first 256 samples of the model, or more; by default they are drawn here.
 
     Returns:
         held_out_ambient: mean MSE/σ² at 1.15, 1.5 and 2.5 times the data's noise, read from noisy images alone.
@@ -33,13 +39,10 @@ def held_out_health(model: TrainedModel, dataset: Dataset) -> dict[str, float]:
         return {}
     top = float(sigma_tn.max())
     curve = ambient_curve(model.denoise, x_tn, sigma_tn, sigmas=[top * factor for factor in ABOVE])
-    samples = model.sample(range(len(x_tn)))
-    renoised = np.asarray(
-        add_noise(purpose_key(0, "proximal distance"), jnp.asarray(samples), sigma_s=0.0, sigma_t=sigma_tn)
-    )
+    samples = draw()[: len(x_tn)] if draw else model.sample(range(len(x_tn)))
     first, second = (model.posterior_sample(x_tn[:64], sigma_tn[:64], draw) for draw in (0, 1))
     error = max(curve["relative_mse"][0] * (ABOVE[0] * top) ** 2, 1e-12)
-    ambient, distance = float(curve["relative_mse"].mean()), energy_distance(renoised, x_tn)
+    ambient, distance = float(curve["relative_mse"].mean()), proximal_distance(samples, x_tn, sigma_tn, seed=0)["value"]
     return {
         "held_out_ambient": ambient,
         "proximal_distance": distance,

@@ -15,20 +15,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.levels import StatedNoise, resolve
-from tweedie_diffusion.data.noisy import Dataset, NoiseModel, open_dataset
-from tweedie_diffusion.data.photon_noise import PhotonNoise
+from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.data.pipeline import batches
-from tweedie_diffusion.data.scaling import ScalingRule
-from tweedie_diffusion.data.sources import open_images
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.checkpoints import Checkpoints, restore_saved
 from tweedie_diffusion.training.config import Config, check_config
-from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
+from tweedie_diffusion.training.datasets import open_data
+from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params, sigma_data_of
 from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.facts import check_facts, facts_of
 from tweedie_diffusion.training.guard import Diverged, Guard
-from tweedie_diffusion.training.health import data_warnings, health_warnings, held_out_health
+from tweedie_diffusion.training.health import NUM_IMAGES, data_warnings, health_warnings, held_out_health
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import log_normal_law, make_objective
 from tweedie_diffusion.training.patch_prior import check_patches, open_mixture
@@ -42,7 +39,13 @@ from tweedie_diffusion.training.processes import (
     on_one_device,
     place,
 )
-from tweedie_diffusion.training.results import held_out_curve, write_results
+from tweedie_diffusion.training.results import (
+    NUM_SHOWN,
+    held_out_curve,
+    scored_pictures,
+    show_results,
+    write_results,
+)
 from tweedie_diffusion.training.step import (
     TrainState,
     first_buffer,
@@ -71,30 +74,6 @@ class _Run:
     first: Callable[[], TrainState]  # of step 0
     checkpoints: Checkpoints
     stops: StopRequests
-
-
-def open_data(data: Config) -> Dataset:
-    """The data set of config.data.
-
-    Raises:
-        InputError: if it cannot be used.
-    """
-    photons = PhotonNoise(*data.photons) if data.photons else None
-    channel_sigmas = tuple(data.channel_sigmas)
-    images = open_images(
-        data.source,
-        rule=ScalingRule(tuple(data.range) or None, tuple(data.range_percentiles) or None, channel_sigmas, photons),
-        image_size=data.image_size,
-        crop=data.crop,
-        clean=not data.noisy_already,
-        lenient=data.lenient,
-        seed=data.split_seed,
-        num_examples=data.num_examples,
-    )
-    stated = StatedNoise(data.sigma_tn, data.sigma_units or "scaled", data.sigma_from, channel_sigmas)
-    sigma_tn, images = resolve(stated, images)
-    noise = NoiseModel(sigma_tn, data.noisy_already, data.clean_fraction, data.noise_seed)
-    return open_dataset(images, noise, held_out=data.held_out, split_seed=data.split_seed)
 
 
 def train(
@@ -152,8 +131,10 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
     if config.model.patch_components:
         check_patches(config.model, facts)
     params = lambda: init_params(purpose_key(config.seed, "weights"), network, config.model, facts)
+    begun = None
     if config.init_from and (start_over or not has_checkpoints(workdir)):
-        params = _params_of(config, params)
+        begun = _model_to_start_from(config, params)
+        params = lambda: jax.tree.map(np.asarray, begun.params)
     with first_process_first():
         if on_first_process():
             held.enter_context(locked(workdir))
@@ -163,7 +144,8 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
                 checkpoints.set_all_aside()
             excluded = dataset.images.excluded
             open_workdir(workdir, config, facts, excluded, accept_data=accept_data, say=tqdm.write)
-        mixture = open_mixture(workdir, config, dataset.train) if config.model.patch_components else None
+        given = begun and begun.mixture
+        mixture = open_mixture(workdir, config, dataset.train, given) if config.model.patch_components else None
     optimizer = make_optimizer(config.training)
     first = lambda: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
     model = TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), params={})
@@ -188,6 +170,7 @@ def _show_results(run: _Run, state: TrainState) -> None:
         with first_process_first():
             if on_first_process():
                 write_results(run.workdir, run.model.with_params(on_one_device(state.ema_params)), run.dataset)
+                show_results(run.workdir, int(state.step))
     except OSError as error:
         raise InputError(
             f"the results cannot be written in {run.workdir} ({error.strerror or error}{free_bytes(run.workdir)}). All "
@@ -195,8 +178,8 @@ def _show_results(run: _Run, state: TrainState) -> None:
         ) from error
 
 
-def _params_of(config, fresh):
-    """A function that gives the weights of the run in config.init_from, which must have the shapes of fresh ones."""
+def _model_to_start_from(config, fresh) -> TrainedModel:
+    """The model of config.init_from, whose weights must have the shapes of fresh ones."""
     try:
         run = load_run(config.init_from)
     except FileNotFoundError as error:
@@ -207,7 +190,7 @@ def _params_of(config, fresh):
         raise InputError(
             f"the network of {config.init_from} has another shape: use its config.model and kind of images"
         )
-    return lambda: jax.tree.map(np.asarray, run.params)
+    return run
 
 
 def _take_steps(run: _Run, state: TrainState) -> TrainState:
@@ -326,7 +309,8 @@ def _step_programs(run: _Run):
     @functools.cache
     def step_of(with_consistency: bool, with_refresh: bool):
         terms = {"with_consistency": with_consistency, "with_refresh": with_refresh}
-        objective = make_objective(config, run.model.make_denoise, facts.sigma_data, **terms)
+        sigma_data = sigma_data_of(config.model, facts)
+        objective = make_objective(config, run.model.make_denoise, sigma_data, **terms)
         decay = config.training.ema_decay
         return make_train_step(objective, run.optimizer, ema_decay=decay, seed=config.seed, mesh=run.mesh)
 
@@ -344,7 +328,9 @@ def _score(run: _Run, state: TrainState, metrics: Metrics) -> None:
     step = int(state.step)
     with run.stops.nothing_to_lose(_stopped_at(run, step), run.checkpoints.wait):
         model = run.model.with_params(on_one_device(state.ema_params))
-        health = held_out_health(model, run.dataset)
+        count = NUM_IMAGES if run.model.facts.sigma_tn_max > 0 else NUM_SHOWN  # what the scores, or pictures, ask for
+        draw = functools.cache(lambda: model.sample(range(count)))
+        health = held_out_health(model, run.dataset, draw)
         if better := run.checkpoints.better_step(health.get("score", -math.inf)):
             metrics.say(
                 f"warning: step {step}: held-out noisy images score {health['score']:.3g}, a fifth worse than "
@@ -357,6 +343,8 @@ def _score(run: _Run, state: TrainState, metrics: Metrics) -> None:
         for warning in health_warnings(health) if step > run.config.training.steps // 10 else ():
             metrics.say(f"warning: step {step}: {warning}")
         run.checkpoints.score(step, health.get("score"))
+        if on_first_process():
+            metrics.show(step, scored_pictures(model, run.dataset, curve, draw))
 
 
 def terms_at(config, step: int) -> list[str]:

@@ -1,16 +1,18 @@
-"""Where the numbers of a run go: a JSON line, TensorBoard, and the progress bar."""
+"""Where the numbers and pictures of a run go: a JSON line, TensorBoard, and the progress bar."""
 
 import contextlib
 import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] — made at run time
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
@@ -89,6 +91,12 @@ class Metrics:
                     self._board.write_event(event)
                 self._board.flush()
 
+    def show(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        """Write PNGs to TensorBoard."""
+        with self._without_loss():
+            if self._board:
+                _write_pictures(self._board, step, pictures)
+
     @contextmanager
     def _without_loss(self):
         """Around what writes numbers: training is worth more than they are, and goes on without them."""
@@ -98,3 +106,21 @@ class Metrics:
             if not self._told:
                 self._told = True
                 self.say(f"warning: metrics cannot be written ({error.strerror}): training goes on without them")
+
+
+def show_pictures(workdir: Path, step: int, pictures: Mapping[str, bytes]) -> None:
+    """Write PNGs to TensorBoard in a file of their own, where no `Metrics` is open."""
+    board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}.pictures")
+    try:
+        _write_pictures(board, step, pictures)
+    finally:
+        board.close()
+
+
+def _write_pictures(board, step, pictures):
+    for name, png in pictures.items():
+        width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))  # of the header of every PNG
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+    board.flush()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.whole import whole
-from tweedie_diffusion.training.trained import BATCH, TrainedModel, digest
+from tweedie_diffusion.training.trained import BATCH, TrainedModel, digest, rows_a_device
 from tweedie_diffusion.training.unfinished import check_request, write_request
 
 # OUT.parts/                      beside OUT, until that is written
@@ -66,10 +66,13 @@ def request_of(model: TrainedModel, num: int, *, part: int = PART, **settings) -
 
     Raises:
         ValueError: if a part is not of whole batches.
+        InputError: for settings that `TrainedModel.sample` refuses.
     """
-    if part % BATCH:
-        raise ValueError(f"a part must be a multiple of {BATCH} images (got {part})")
-    return Request(digest(model), tuple(model.facts.shape), num, part, settings)
+    if part % (size := rows_a_device(model.facts.shape)):
+        raise ValueError(f"a part must be a multiple of {size} images (got {part})")
+    model.check_sampling(**{name: settings[name] for name in settings if name not in ("seed", "step", "label")})
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}  # as JSON
+    return Request(digest(model), tuple(model.facts.shape), num, part, plain)
 
 
 def folder_of(out: Path) -> Path:

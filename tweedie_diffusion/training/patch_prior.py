@@ -38,13 +38,12 @@ def check_patches(model: Config, facts: DataFacts) -> None:
         )
 
 
-def open_mixture(workdir: Path, config: Config, noisy: NoisyImages) -> PatchMixture:
-    """The mixture of the run: with a checkpoint the saved one, else that of init_from, or one fitted now."""
+def open_mixture(workdir: Path, config: Config, noisy: NoisyImages, given: PatchMixture | None = None) -> PatchMixture:
+    """The mixture of the run: with a checkpoint the saved one, else that of init_from, if given, or one fitted now."""
     if has_checkpoints(workdir) or not on_first_process():
         return read_mixture(workdir)
-    if config.init_from:
-        mixture = read_mixture(Path(config.init_from).expanduser())
-    else:
+    mixture = given
+    if mixture is None:
         tqdm.write(f"fitting a mixture of {config.model.patch_components} to the noisy data", file=sys.stderr)
         mixture = mixture_of(noisy, config.model, config.seed)
     with whole(workdir / "patch_mixture.npz") as (unfinished,):

@@ -1,17 +1,24 @@
-"""What a run shows of itself when it ends: curve, samples, denoised images."""
+"""What a run shows of itself, at every save and when it ends: curve, samples, denoised images."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.evaluation.curves import ambient_curve, denoising_curve
-from tweedie_diffusion.evaluation.pictures import save_curves, save_examples, save_strip
+from tweedie_diffusion.evaluation.figures import png_of, save_figure
+from tweedie_diffusion.evaluation.pictures import samples_picture, strip_figure
+from tweedie_diffusion.evaluation.plots import denoising_curve_figure
+from tweedie_diffusion.training.metrics import show_pictures
 from tweedie_diffusion.training.trained import TrainedModel
 from tweedie_diffusion.training.workdir import write_curve
 
-NUM_SHOWN = 64
+NUM_SHOWN, NUM_POINTS = 64, 1024
 STRIP = 12
+BOARD_DPI = 80
+PICTURES = ("samples.png", "samples_truncated.png", "denoised.png", "denoising_curve.png")
 
 
 def held_out_curve(model: TrainedModel, dataset: Dataset) -> dict[str, np.ndarray]:
@@ -34,29 +41,63 @@ def write_results(workdir: Path, model: TrainedModel, dataset: Dataset) -> dict[
     """
     facts = model.facts
     curve = held_out_curve(model, dataset)
-    curves = {"this run": curve}
-    if "oracle_mse" in curve:
-        curves["exact"] = {"sigma": curve["sigma"], "relative_mse": curve["oracle_mse"]}
-    levels = [facts.sigma_tn_max] if facts.sigma_tn_max > 0 else []
-    save_curves(workdir / "denoising_curve.png", curves, sigma_tn=levels)
+    save_figure(workdir / "denoising_curve.png", denoising_curve_figure(curve, sigma_tn=facts.sigma_tn_max))
 
-    many = NUM_SHOWN if len(facts.shape) == 3 else 1024
-    save_examples(workdir / "samples.png", model.sample(range(many)))
-    if levels:
-        save_examples(workdir / "samples_truncated.png", model.sample(range(many), truncated=True))
+    many = NUM_SHOWN if len(facts.shape) == 3 else NUM_POINTS
+    save_figure(workdir / "samples.png", samples_picture(model.sample(range(many))))
+    if facts.sigma_tn_max > 0:
+        save_figure(workdir / "samples_truncated.png", samples_picture(model.sample(range(many), truncated=True)))
 
-    count = min(NUM_SHOWN if len(facts.shape) == 3 else 1024, len(dataset.held_out))
-    examples = [dataset.held_out[i] for i in range(count)]
-    x_tn, sigma_tn = (np.stack([e[name] for e in examples]) for name in ("x_tn", "sigma_tn"))
-    noisy = sigma_tn > 0
-    x_tn, sigma_tn = x_tn[noisy], sigma_tn[noisy]
-    if noisy.any():
-        rows = {"noisy": x_tn, "denoised": model.denoise_all(x_tn, sigma_tn)}
-        if dataset.held_out_clean is not None:
-            rows["clean"] = np.stack([dataset.held_out_clean(i) for i in range(count) if noisy[i]])
+    rows, sigma_tn = _denoised(model, dataset, many)
+    if len(sigma_tn):
         shown = STRIP if len(facts.shape) == 3 else None
-        save_strip(workdir / "denoised.png", {name: x[:shown] for name, x in rows.items()})
+        save_figure(workdir / "denoised.png", strip_figure({name: x[:shown] for name, x in rows.items()}))
         # Noisy floats in the data's units, not rounded or clipped: that would change their noise.
-        np.savez(workdir / "held_out_noisy.npz", images=facts.scaling.noisy_values(x_tn), sigma_tn=sigma_tn)
+        np.savez(workdir / "held_out_noisy.npz", images=facts.scaling.noisy_values(rows["noisy"]), sigma_tn=sigma_tn)
     write_curve(workdir, curve)  # last: it says that the run is finished
     return curve
+
+
+def scored_pictures(
+    model: TrainedModel, dataset: Dataset, curve: dict[str, np.ndarray], draw: Callable[[], np.ndarray]
+) -> dict[str, bytes]:
+    """PNGs for TensorBoard of what a scoring has found: its samples, its curve, and a strip of held-out images.
+
+    Args:
+        model, dataset: that were scored.
+        curve: of `held_out_curve`.
+        draw: its samples, of which 64 images or all points are shown.
+    """
+    top, samples = model.facts.sigma_tn_max, draw()
+    samples = samples[: NUM_SHOWN if samples.ndim == 4 else None]
+    pictures = {"samples": samples_picture(samples), "denoising_curve": denoising_curve_figure(curve, sigma_tn=top)}
+    rows, sigma_tn = _denoised(model, dataset, STRIP if samples.ndim == 4 else NUM_SHOWN)
+    if len(sigma_tn):
+        pictures["denoised"] = strip_figure(rows)
+    return {name: png_of(picture, dpi=BOARD_DPI) for name, picture in pictures.items()}
+
+
+def show_results(workdir: Path, step: int) -> None:
+    """The pictures of `write_results` in TensorBoard, beside those of every save; without them if it is not possible.
+
+    Args:
+        workdir: of the run.
+        step: of the model that they show.
+    """
+    files = [workdir / name for name in PICTURES if (workdir / name).is_file()]
+    with contextlib.suppress(OSError):
+        if files:
+            show_pictures(workdir, step, {f"results/{file.stem}": file.read_bytes() for file in files})
+
+
+def _denoised(model, dataset, count):
+    """The noisy ones of the first held-out images: noisy, denoised, clean where it is known; and their levels."""
+    examples = dataset.held_out.rows(np.arange(min(count, len(dataset.held_out))))
+    chosen = np.flatnonzero(examples["sigma_tn"] > 0)
+    x_tn, sigma_tn = examples["x_tn"][chosen], examples["sigma_tn"][chosen]
+    if not len(chosen):
+        return {}, sigma_tn
+    rows = {"noisy": x_tn, "denoised": model.denoise_all(x_tn, sigma_tn)}
+    if dataset.held_out_clean is not None:
+        rows["clean"] = np.stack([dataset.held_out_clean(int(i)) for i in chosen])
+    return rows, sigma_tn

@@ -3,26 +3,34 @@
 import copy
 import dataclasses
 import hashlib
-from pathlib import Path
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.diffusion.guidance import guided
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 from tweedie_diffusion.diffusion.rows import check_levels, normal, purpose_key, split
 from tweedie_diffusion.diffusion.sampling import reverse_process
 from tweedie_diffusion.diffusion.tiling import tiled
+from tweedie_diffusion.models.patch_mixture import PatchMixture
 from tweedie_diffusion.training.checkpoints import restore_saved
-from tweedie_diffusion.training.config import Config, from_json, to_json
+from tweedie_diffusion.training.config import Config, check_config, from_json, to_json
 from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
+from tweedie_diffusion.training.exported import WEIGHTS, is_export, read_weights
 from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.grids import sampling_levels
+from tweedie_diffusion.training.hub import local
 from tweedie_diffusion.training.patch_prior import read_mixture
+from tweedie_diffusion.training.spread import devices_for, in_batches, local_mesh, place_rows, place_whole
 from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer
 
 BATCH = 64  # images a call: one shape, so one compilation, whatever is asked for
+ACCELERATED, SMALL = 256, 4096  # of samples on a GPU or TPU, each; if they have no more values
 
 
 @dataclasses.dataclass
@@ -34,12 +42,14 @@ class TrainedModel:
         facts: of its data.
         make_denoise: (params, labels=...) -> denoiser.
         params: the EMA weights.
+        mixture: the prior that the network corrects, if any; make_denoise knows it.
     """
 
     config: Config
     facts: DataFacts
     make_denoise: MakeDenoise
     params: dict
+    mixture: PatchMixture | None = None
 
     def __post_init__(self):
         # The weights are arguments of what is compiled, so that new weights need no new compilation.
@@ -47,8 +57,11 @@ class TrainedModel:
             denoise = self.make_denoise(params, labels=labels)
             return denoise if tuple(shape) == self.facts.shape else tiled(denoise, self.facts.shape)
 
-        def reverse(params, keys, x_init, sigmas, labels, step):
+        def reverse(params, keys, x_init, sigmas, labels, guidance, step):
             denoise = denoiser(params, labels, x_init.shape[1:])
+            if guidance is not None:  # of samples, which have the size of the training images
+                labelled = lambda x_t, sigma, labels: self.make_denoise(params, labels=labels)(x_t, sigma)
+                denoise = guided(labelled, labels, weight=guidance[0], interval=(guidance[1], guidance[2]))
             return reverse_process(keys, denoise, x_init, sigmas, step=REVERSE_STEPS[step])
 
         self._compiled_reverse = jax.jit(reverse, static_argnames="step")
@@ -91,9 +104,19 @@ class TrainedModel:
         return shape[2] == trained[2] and shape[0] >= trained[0] and shape[1] >= trained[1]
 
     def sample(
-        self, indices, *, seed: int = 0, truncated: bool = False, num_steps: int = 0, step: str = "", label: int = -1
+        self,
+        indices,
+        *,
+        seed: int = 0,
+        truncated: bool = False,
+        num_steps: int = 0,
+        step: str = "",
+        label: int = -1,
+        guidance: float = 1.0,
+        guidance_interval: Sequence[float] = (),
+        **levels,
     ) -> np.ndarray:
-        """Samples number `indices` of a seed: sample i depends on (seed, i) alone.
+        """Samples number `indices` of a seed: sample i depends on (seed, i) alone. All devices of this process draw.
 
         Args:
             indices: [N] numbers >= 0.
@@ -103,36 +126,67 @@ class TrainedModel:
             num_steps, step: instead of the config's.
             label: class of them all; −1 for every class in turn, i modulo their number. Only for class-conditional
                 models.
+            guidance: weight of the class (`diffusion.guidance.guided`); 1 is the conditional model as it is.
+            guidance_interval: (low, high) levels between which it acts; () for all.
+            **levels: sigmas, sigma_min, sigma_max, rho of `training.grids.sampling_levels`.
 
         Returns:
             [N, ...] float32.
 
         Raises:
-            InputError: if truncated, and the training images have no noise to stop at.
+            InputError: if truncated, and the training images have no noise to stop at; for levels that are no grid;
+                for guidance of a model that does not know images with and without a class.
         """
-        sampling = self.config.sampling
-        lowest = self.facts.sigma_tn_max if truncated else sampling.sigma_min
-        if lowest <= 0:
-            raise InputError("the training images have no noise to stop at: sample in full mode")
-        sigmas = karras_sigmas(
-            num_steps or sampling.num_steps, sigma_min=lowest, sigma_max=sampling.sigma_max, rho=sampling.rho
-        )
+        grid = {"truncated": truncated, "num_steps": num_steps, **levels}
+        sigmas, weight = self.check_sampling(guidance=guidance, guidance_interval=guidance_interval, **grid)
+        indices, step = np.asarray(indices), step or self.config.sampling.step
+        labels = self.labels(indices, label)
+        size = rows_a_device(self.facts.shape)
+        mesh = local_mesh(devices_for(len(indices), size))
+        params, key = place_whole(mesh, self.params), purpose_key(seed, "samples")
 
-        def draw(indices):
-            labels = None
-            if self.config.model.class_conditional:
-                labels = jnp.asarray(indices % self.facts.num_classes if label < 0 else np.full(BATCH, label))
-            start_keys, step_keys = _keys(purpose_key(seed, "samples"), indices)
-            x_init = sigmas[0] * normal(start_keys, (BATCH, *self.facts.shape))
-            return self._compiled_reverse(self.params, step_keys, x_init, sigmas, labels, step or sampling.step)
+        def draw(indices, *labels):
+            start_keys, step_keys = _keys(key, indices)
+            x_init = sigmas[0] * normal(start_keys, (len(indices), *self.facts.shape))  # on one device: the same bits
+            of_rows = place_rows(mesh, (step_keys, x_init))
+            of_classes = place_rows(mesh, jnp.asarray(labels[0])) if labels else None
+            return self._compiled_reverse(params, *of_rows, sigmas, of_classes, weight, step)
 
-        return _in_batches(draw, np.asarray(indices))
+        rows = (indices,) if labels is None else (indices, labels)
+        return in_batches(draw, *rows, size=size * mesh.size)
+
+    def labels(self, indices: np.ndarray, label: int = -1) -> np.ndarray | None:
+        """[N] classes of samples, as `sample` has them; None of a model without."""
+        if not self.config.model.class_conditional:
+            return None
+        return indices % self.facts.num_classes if label < 0 else np.full(len(indices), label)
+
+    def check_sampling(
+        self, *, guidance: float = 1.0, guidance_interval: Sequence[float] = (), **grid
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The levels [N] of `sample`, and its guidance (weight, low, high), None for a weight of 1; errors as there."""
+        sigmas = sampling_levels(self.config.sampling, self.facts, **grid)
+        if guidance == 1 and not len(guidance_interval):
+            return sigmas, None
+        low, high = guidance_interval if len(guidance_interval) else (0.0, np.inf)
+        model = self.config.model
+        if not np.isfinite(guidance):
+            raise InputError(f"guidance must be a number, as 1.5 (got {guidance})")
+        if guidance == 1:
+            raise InputError("guidance_interval is where guidance acts: state guidance too, as 1.5")
+        if not 0 <= low < high:
+            raise InputError(f"guidance_interval must be LOW,HIGH with 0 <= LOW < HIGH (got {low:g},{high:g})")
+        if not model.class_conditional:
+            raise InputError("guidance needs classes, and the model has none: train with model.class_conditional=True")
+        if not model.label_dropout:
+            raise InputError("guidance needs training with model.label_dropout > 0: no image without a class is known")
+        return sigmas, np.array([guidance, low, high], np.float32)
 
     def denoise_all(self, x_t: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         """`denoise` on any number of images [N, ...] with levels [N]; images at level 0 are returned as they are."""
         denoised, noisy = np.array(x_t, np.float32), sigma > 0
         if noisy.any():
-            denoised[noisy] = _in_batches(self.denoise, denoised[noisy], sigma[noisy], size=self._batch(x_t))
+            denoised[noisy] = in_batches(self.denoise, denoised[noisy], sigma[noisy], size=self._batch(x_t))
         return denoised
 
     def _batch(self, x_t):
@@ -161,14 +215,20 @@ class TrainedModel:
             _, step_keys = _keys(key, indices)
             lowest = np.minimum(sampling.sigma_min, sigma / 2)
             sigmas = karras_sigmas(sampling.num_steps, sigma_min=lowest, sigma_max=sigma, rho=sampling.rho)
-            return self._compiled_reverse(self.params, step_keys, x_t, sigmas, None, "midpoint")
+            return self._compiled_reverse(self.params, step_keys, x_t, sigmas, None, None, "midpoint")
 
         indices = np.arange(len(x_t)) if indices is None else indices
         drawn, noisy = np.array(x_t, np.float32), sigma > 0
         if noisy.any():
             rows = indices[noisy], drawn[noisy], sigma[noisy]
-            drawn[noisy] = _in_batches(descend, *rows, size=self._batch(x_t))
+            drawn[noisy] = in_batches(descend, *rows, size=self._batch(x_t))
         return drawn
+
+
+def rows_a_device(shape: tuple[int, ...]) -> int:
+    """Samples of a shape that a device draws at a time."""
+    small = jax.default_backend() != "cpu" and math.prod(shape) <= SMALL
+    return ACCELERATED if small else BATCH
 
 
 def digest(model: TrainedModel) -> str:
@@ -184,42 +244,48 @@ def _keys(key, indices):
     return split(jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(indices)), 2)
 
 
-def _in_batches(function, *rows: np.ndarray, size: int = 0) -> np.ndarray:
-    """function(*rows) on `size` rows at a time; the last are repeated to fill the last batch, and dropped again."""
-    size = size or BATCH
-    count = len(rows[0])
-    parts = []
-    for first in range(0, count, size):
-        chosen = np.minimum(np.arange(first, first + size), count - 1)
-        parts.append(np.asarray(function(*(r[chosen] for r in rows)))[: count - first])
-    return np.concatenate(parts)
-
-
 def load_run(workdir, *, best: bool = False) -> TrainedModel:
     """The model of a workdir, with the EMA weights of its newest checkpoint, or of the one of least score if `best`, or
-    if the newest is a fifth worse by held-out noisy images.
+    if the newest is a fifth worse by held-out noisy images; or the one model of an exported folder, or of the Hub.
+
+    Args:
+        workdir: of a run; or a folder that `export` or `import_edm` wrote; or hub:USER/NAME or hub:USER/NAME@REVISION,
+            which is downloaded, or taken from the local cache if there is no network.
+        best: of a workdir; the others hold one set of weights.
 
     Raises:
-        FileNotFoundError: if there is no run, or no checkpoint yet.
+        FileNotFoundError: if there is no run, or no checkpoint yet, or no such model.
+        InputError: if what is there cannot be used.
     """
-    workdir = Path(workdir).expanduser()
-    if not (workdir / "config.json").is_file():
-        raise FileNotFoundError(f"there is no run in {workdir}: train one with python -m tweedie_diffusion.main")
+    folder = local(workdir)
+    if not (folder / "config.json").is_file():
+        what = "run" if not is_export(folder) else "config.json beside the weights"
+        raise FileNotFoundError(f"there is no {what} in {folder}: train one with python -m tweedie_diffusion.main")
     try:
-        config = from_json((workdir / "config.json").read_text())
-        facts = DataFacts.from_json((workdir / "data.json").read_text())
+        config = from_json((folder / "config.json").read_text())
+        facts = DataFacts.from_json((folder / "data.json").read_text())
+        if is_export(folder):  # it may come from anywhere
+            check_config(config)
+            facts.check()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"config.json or data.json of {workdir} cannot be read ({error})") from error
+        raise InputError(f"config.json or data.json of {folder} cannot be read ({error})") from error
     network = build_network(config.model, facts)
+    fresh = lambda: init_params(jax.random.key(0), network, config.model, facts)
+    if is_export(folder):
+        params, mixture = read_weights(folder / WEIGHTS, jax.eval_shape(fresh), bool(config.model.patch_components))
+    else:
+        params, mixture = _of_run(folder, config, facts, fresh, best)
+    return TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), params, mixture)
+
+
+def _of_run(workdir, config, facts, fresh, best):
+    """Weights and mixture of a checkpoint."""
     shapes = jax.eval_shape(
-        lambda: init_state(
-            init_params(jax.random.key(0), network, config.model, facts),
-            make_optimizer(config.training),
-            first_buffer(config.refresh, facts.shape),
-        )
+        lambda: init_state(fresh(), make_optimizer(config.training), first_buffer(config.refresh, facts.shape))
     )
-    mixture = read_mixture(workdir) if config.model.patch_components else None
     state = restore_saved(workdir, shapes, best=best)
     if state is None:
-        raise FileNotFoundError(f"the run in {workdir} has no checkpoint yet: run its command again")
-    return TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), state.ema_params)
+        raise FileNotFoundError(
+            f"the run in {workdir} has no checkpoint yet, nor weights that were exported: run its command again"
+        )
+    return state.ema_params, read_mixture(workdir) if config.model.patch_components else None

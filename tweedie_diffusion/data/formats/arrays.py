@@ -63,14 +63,30 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
             np.savez(file, allow_pickle=False, **arrays)
 
 
-def write_stacked(path: Path, key: str, parts: Iterable[np.ndarray], count: int) -> None:
-    """An .npz of one array [count, ...], the parts one after another: one is held at a time."""
-    with zipfile.ZipFile(path, "w") as archive, archive.open(f"{key}.npy", "w", force_zip64=True) as file:
-        for i, part in enumerate(parts):
-            if i == 0:
-                header = {"descr": np.lib.format.dtype_to_descr(part.dtype), "fortran_order": False}
-                np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *part.shape[1:])})
-            file.write(np.ascontiguousarray(part).data)
+def write_stacked(
+    path: Path, key: str, parts: Iterable[np.ndarray], count: int, others: dict[str, np.ndarray] | None = None
+) -> None:
+    """An .npz of an array [count, ...], the parts one after another, one held at a time, and of other arrays; or an
+    .npy of that array alone.
+    """
+    if _is_npy(path.name):
+        with path.open("wb") as file:
+            _write_parts(file, parts, count)
+        return
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+            _write_parts(file, parts, count)
+        for name, array in (others or {}).items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _write_parts(file, parts, count):
+    for i, part in enumerate(parts):
+        if i == 0:
+            header = {"descr": np.lib.format.dtype_to_descr(part.dtype), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *part.shape[1:])})
+        file.write(np.ascontiguousarray(part).data)
 
 
 def load_arrays(source: Source, name: str = "") -> dict[str, np.ndarray]:

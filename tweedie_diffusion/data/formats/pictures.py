@@ -1,6 +1,7 @@
 """PNG and JPEG, through Pillow."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -21,14 +22,15 @@ def open_frames(name: str, source: Source) -> Frames:
     return Frames(1, frame.shape, frame.dtype, lambda _: frame, header)
 
 
-def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
+def write_frames(path: Path | BinaryIO, frames: np.ndarray, like: Frames, note: str) -> None:
     """A PNG, whatever was read: JPEG would lose what denoising gained."""
     header, info = dict(like.header or {}), PngInfo()
     for key, text in header.pop("text", {}).items():
         info.add_itxt(key, text)
     info.add_itxt("Software", note)
     frame = frames[0, ..., 0] if frames.shape[-1] == 1 else frames[0]
-    Image.fromarray(frame).save(path.with_suffix(".png"), pnginfo=info, **header)
+    target = path.with_suffix(".png") if isinstance(path, Path) else path
+    Image.fromarray(frame).save(target, "PNG", pnginfo=info, **header)
 
 
 def _decode(name, source):

@@ -3,7 +3,7 @@
 import math
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -60,7 +60,7 @@ def open_frames(name: str, source: Source) -> Frames:
     return Frames(len(places), frame.shape, frame.dtype, read, source)
 
 
-def write_frames(path: Path, frames: np.ndarray, like: Frames, note: str) -> None:
+def write_frames(path: Path | BinaryIO, frames: np.ndarray, like: Frames, note: str) -> None:
     """A TIFF with a page a frame, the same resolution, texts, private tags and compression; software is the note."""
     header = _header(like.header) if like.header else {}
     pages = frames[..., 0] if frames.shape[-1] == 1 else frames

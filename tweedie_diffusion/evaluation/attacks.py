@@ -1,0 +1,157 @@
+"""Two attacks on training images (arXiv:2404.10177): to have them again from extreme noise, and from what a mask left.
+
+A model that has learned an image by heart gives it back where noise or a mask has left nothing to tell it by. Held-out
+images, put through the same, say how much of that is plain good guessing.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tweedie_diffusion.diffusion.corruption import add_noise
+from tweedie_diffusion.diffusion.reverse_steps import midpoint_step
+from tweedie_diffusion.diffusion.rows import as_rows, expand, normal, purpose_key, split
+from tweedie_diffusion.diffusion.sampling import reverse_process
+from tweedie_diffusion.diffusion.types import DenoiseFn
+from tweedie_diffusion.evaluation.features import FeatureSet
+from tweedie_diffusion.evaluation.memorisation import paired_cosines
+
+
+def from_noise(
+    attacked: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    x_s: np.ndarray,
+    *,
+    sigma_t: float,
+    sigma_s: np.ndarray | float = 0.0,
+    seed: int = 0,
+    indices: np.ndarray | None = None,
+) -> np.ndarray:
+    """Attack 1: bring images to an extreme level, and let the model say what they were.
+
+    Args:
+        attacked: (x_t [N, ...], levels [N]) -> [N, ...], the posterior mean (one call of `denoise`), or a sample.
+        x_s: [N, ...] images at level sigma_s: clean, or noisy already.
+        sigma_t: that extreme level.
+        sigma_s: float or [N].
+        seed: of the noise; that of image n depends on (seed, sigma_t, indices[n]).
+        indices: [N] numbers of the images; 0, 1, … if None.
+
+    Returns:
+        [N, ...].
+
+    Raises:
+        ValueError: if sigma_t < sigma_s.
+    """
+    keys = row_keys(seed, f"attack from noise {sigma_t:.6g}", np.arange(len(x_s)) if indices is None else indices)
+    x_t = add_noise(keys, jnp.asarray(x_s, jnp.float32), sigma_s=sigma_s, sigma_t=sigma_t)
+    return np.asarray(attacked(np.asarray(x_t), np.full(len(x_s), sigma_t, np.float32)))
+
+
+def hidden_part(shape: tuple[int, ...], share: float) -> np.ndarray:
+    """The mask of attack 2: True in the lowest rows of an image [H, W, C], or in the last features of a vector.
+
+    Not in its middle: around a centred object there would be nothing left to know the image by.
+
+    Args:
+        shape: of one example.
+        share: of it that is hidden, about, in (0, 1).
+
+    Raises:
+        ValueError: if nothing would be hidden, or everything.
+    """
+    hidden = np.zeros(shape, bool)
+    rows = round(share * shape[0])
+    hidden[shape[0] - rows :] = True
+    if not 0 < rows < shape[0]:
+        raise ValueError(f"a share of {share:g} hides {hidden.sum()} of the {hidden.size} values of {list(shape)}")
+    return hidden
+
+
+def conditioned(
+    denoise: DenoiseFn, x_s: jax.Array, hidden: jax.Array, *, sigma_s: jax.Array | float = 0.0, iterations: int = 3
+) -> DenoiseFn:
+    """E[x_0 | x_t, y], y what a mask leaves of x_s, with the posterior taken for a Gaussian of the right covariance:
+
+    d + C Hᵀ(H C Hᵀ + σ_s²I)⁻¹(y − H d),  d = denoise(x_t),  C = σ_t²J the covariance by the second-order Tweedie
+    formula, H what the mask leaves; a few conjugate gradients in place of the inverse (Rozet et al. 2024,
+    arXiv:2405.13712, section 4.2). Exact for Gaussian data.
+
+    Args:
+        denoise: the denoiser.
+        x_s: [B, ...] images; what is hidden of them is not looked at.
+        hidden: [B, ...] or [...] booleans, True for what is not known.
+        sigma_s: float or [B], the noise of the known part.
+        iterations: of conjugate gradients, one call of the transposed Jacobian each.
+
+    Returns:
+        A denoiser (x_t [B, ...], sigma) -> [B, ...] for these images.
+    """
+    hidden = jnp.broadcast_to(hidden, x_s.shape)
+    known = lambda v: jnp.where(hidden, 0.0, v)
+    dot = lambda one, other: expand(jnp.sum((one * other).reshape(len(one), -1), axis=1), one)
+    ratio = lambda one, other: jnp.where(other > 0, one / jnp.where(other > 0, other, 1.0), 0.0)
+    noise = expand(as_rows(sigma_s, x_s) ** 2, x_s)
+
+    def denoise_given(x_t, sigma):
+        d, transposed = jax.vjp(lambda v: denoise(v, sigma), x_t)
+        variance = expand(as_rows(sigma, x_t) ** 2, x_t)
+        residual = known(x_s - d)
+        solution, direction, square = jnp.zeros_like(residual), residual, dot(residual, residual)
+        for _ in range(iterations):  # a row whose matrix is not positive stays as it is
+            product = known(variance * transposed(direction)[0]) + noise * direction
+            length = ratio(square, dot(direction, product))
+            solution, residual = solution + length * direction, residual - length * product
+            before, square = square, dot(residual, residual)
+            direction = residual + ratio(square, before) * direction
+        return d + variance * transposed(solution)[0]
+
+    return denoise_given
+
+
+def inpaint(
+    key: jax.Array,
+    denoise: DenoiseFn,
+    x_s: jax.Array,
+    hidden: jax.Array,
+    sigmas: jax.Array,
+    *,
+    sigma_s: jax.Array | float = 0.0,
+) -> jax.Array:
+    """Attack 2: draw what a mask hides, given the rest and its noise, by the reverse process of `conditioned`.
+
+    Args:
+        key: one key, or [B] keys: with them row i depends on key i alone.
+        denoise, x_s, hidden, sigma_s: as of `conditioned`.
+        sigmas: [N] levels of the reverse process, never increasing, all > 0.
+
+    Returns:
+        [B, ...]; where σ_s = 0, with the known part as it is.
+
+    Raises:
+        ValueError: if levels increase.
+    """
+    key_start, key_steps = split(key, 2)
+    x_init = sigmas[0] * normal(key_start, x_s.shape)
+    given = conditioned(denoise, x_s, hidden, sigma_s=sigma_s)
+    drawn = reverse_process(key_steps, given, x_init, sigmas, step=midpoint_step)
+    exact = expand(as_rows(sigma_s, x_s) == 0, x_s) & ~jnp.broadcast_to(hidden, x_s.shape)
+    return jnp.where(exact, x_s, drawn)
+
+
+def row_keys(seed: int, purpose: str, indices: np.ndarray) -> jax.Array:
+    """[N] keys, of the images of these numbers."""
+    key = purpose_key(seed, purpose)
+    return jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.asarray(indices))
+
+
+def likeness(found: np.ndarray, x_0: np.ndarray, features: FeatureSet) -> np.ndarray:
+    """[N] cosines of the features of what an attack found, [N, ...], with those of the images it was to find."""
+    return paired_cosines(features(found), features(x_0))
+
+
+def hidden_likeness(found: np.ndarray, x_0: np.ndarray, hidden: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """[N] cosines of the hidden parts alone, of pixels minus those of the mean training image [...]."""
+    part = lambda x: (np.asarray(x, np.float64) - mean[None])[:, hidden]
+    return paired_cosines(part(found), part(x_0))

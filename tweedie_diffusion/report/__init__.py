@@ -1,0 +1,1 @@
+"""What a trained run is worth: numbers, words and a page."""

@@ -1,0 +1,1 @@
+"""Floor 5: trained models taken elsewhere, and models of others brought in."""

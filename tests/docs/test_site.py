@@ -17,7 +17,7 @@ def site(tmp_path_factory):
     for name in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(name)
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", ROOT / "docs", out]
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-t", "quick", ROOT / "docs", out]
     built = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return out

@@ -64,6 +64,7 @@ def _summary(workdir: Path) -> str:
         noisy = shlex.quote(str(workdir / "held_out_noisy.npz"))
         lines += ["  # denoise images: here noisy ones kept from training, or a folder of your own"]
         lines += [f"  python -m tweedie_diffusion.denoise --workdir={directory} {noisy} denoised.npz"]
+    lines += ["  # how good is it", f"  python -m tweedie_diffusion.evaluate --workdir={directory}"]
     lines += ["  # in Python", f"  denoise = tweedie_diffusion.load({str(workdir)!r})  # denoise(x_t, sigma) -> x0_hat"]
     return "\n".join(lines)
 

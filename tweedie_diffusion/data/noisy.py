@@ -143,6 +143,13 @@ class Dataset:
     images: Images
     sigma_data: float
 
+    def some_held_out(self, most: int, *, noisy: bool = False) -> np.ndarray:
+        """At most `most` numbers of held-out examples, of the noisy ones alone if `noisy`; evenly spaced: data may be
+        in an order.
+        """
+        numbers = np.flatnonzero(self.held_out.sigma_tn > 0) if noisy else np.arange(len(self.held_out))
+        return numbers[spaced(len(numbers), most)] if len(numbers) else numbers
+
 
 def open_dataset(images: Images, noise: NoiseModel, *, held_out: float, split_seed: int) -> Dataset:
     """Split the images, and corrupt them as `noise` says.
@@ -172,10 +179,23 @@ def open_dataset(images: Images, noise: NoiseModel, *, held_out: float, split_se
     return Dataset(
         train=train_images,
         held_out=NoisyImages(images, levels, key, test),
-        held_out_clean=None if noise.present else lambda i: images.scaling.to_unit(images.read(test[i])),
+        held_out_clean=None if noise.present else lambda i: clean_example(images, int(test[i])),
         images=images,
         sigma_data=estimate_sigma_data(train_images),
     )
+
+
+def clean_example(images: Images, index: int) -> np.ndarray:
+    """Image number `index` in [-1, 1], as it is stored; of larger images the central square, as of examples."""
+    return central(images.scaling.to_unit(images.read(index)), images.shape)
+
+
+def central(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The central square of an image, of the size of `shape`; an image of that size as it is."""
+    if image.shape == tuple(shape):
+        return image
+    top, left = np.subtract(image.shape[:2], shape[:2]) // 2
+    return image[top : top + shape[0], left : left + shape[1]]
 
 
 def estimate_sigma_data(noisy: NoisyImages, num_images: int = 4096) -> float:

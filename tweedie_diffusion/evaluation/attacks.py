@@ -4,6 +4,7 @@ A model that has learned an image by heart gives it back where noise or a mask h
 images, put through the same, say how much of that is plain good guessing.
 """
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -12,8 +13,7 @@ import numpy as np
 
 from tweedie_diffusion.diffusion.corruption import add_noise
 from tweedie_diffusion.diffusion.reverse_steps import midpoint_step
-from tweedie_diffusion.diffusion.rows import as_rows, expand, normal, purpose_key, split
-from tweedie_diffusion.diffusion.sampling import reverse_process
+from tweedie_diffusion.diffusion.rows import as_rows, expand, fold_in, normal, purpose_key, split
 from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.evaluation.features import FeatureSet
 from tweedie_diffusion.evaluation.memorisation import paired_cosines
@@ -112,18 +112,21 @@ def conditioned(
 
 def inpaint(
     key: jax.Array,
-    denoise: DenoiseFn,
+    given: DenoiseFn,
     x_s: jax.Array,
     hidden: jax.Array,
     sigmas: jax.Array,
     *,
     sigma_s: jax.Array | float = 0.0,
 ) -> jax.Array:
-    """Attack 2: draw what a mask hides, given the rest and its noise, by the reverse process of `conditioned`.
+    """Attack 2: draw what a mask hides, given the rest and its noise, by a reverse process.
+
+    Not to be compiled as a whole: with the Jacobian of a network in a loop the compiler takes minutes.
 
     Args:
         key: one key, or [B] keys: with them row i depends on key i alone.
-        denoise, x_s, hidden, sigma_s: as of `conditioned`.
+        given: of `conditioned`, compiled by the caller.
+        x_s, hidden, sigma_s: as there.
         sigmas: [N] levels of the reverse process, never increasing, all > 0.
 
     Returns:
@@ -133,11 +136,11 @@ def inpaint(
         ValueError: if levels increase.
     """
     key_start, key_steps = split(key, 2)
-    x_init = sigmas[0] * normal(key_start, x_s.shape)
-    given = conditioned(denoise, x_s, hidden, sigma_s=sigma_s)
-    drawn = reverse_process(key_steps, given, x_init, sigmas, step=midpoint_step)
+    x = sigmas[0] * normal(key_start, x_s.shape)
+    for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
+        x = midpoint_step(fold_in(key_steps, i), given, x, sigma, sigma_next)
     exact = expand(as_rows(sigma_s, x_s) == 0, x_s) & ~jnp.broadcast_to(hidden, x_s.shape)
-    return jnp.where(exact, x_s, drawn)
+    return jnp.where(exact, x_s, given(x, sigmas[-1]))
 
 
 def row_keys(seed: int, purpose: str, indices: np.ndarray) -> jax.Array:

@@ -1,6 +1,7 @@
 """What trained runs have learned by heart: how near their samples come to training images, and two attacks."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from tweedie_diffusion.data.sources import spaced
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.evaluation.attacks import (
+    conditioned,
     from_noise,
     hidden_likeness,
     hidden_part,
@@ -147,15 +149,16 @@ def _behind_mask(model: TrainedModel, part: Part, reference: Reference, plan: Pl
     sigmas = karras_sigmas(plan.mask_steps, sigma_min=sampling.sigma_min, sigma_max=sampling.sigma_max)
 
     @jax.jit
-    def paint(params, keys, x_s, sigma_s):
-        return inpaint(keys, model.make_denoise(params), x_s, jnp.asarray(hidden), sigmas, sigma_s=sigma_s)
+    def given(params, x_s, sigma_s, x_t, sigma):
+        return conditioned(model.make_denoise(params), x_s, jnp.asarray(hidden), sigma_s=sigma_s)(x_t, sigma)
 
-    def score(sigma):
-        x_s = from_noise(lambda x_t, _: x_t, part.x_s, sigma_t=sigma, sigma_s=part.sigma_s, seed=plan.seed)
+    def score(sigma_s):
+        x_s = from_noise(lambda x_t, _: x_t, part.x_s, sigma_t=sigma_s, sigma_s=part.sigma_s, seed=plan.seed)
         found = []
         for first in range(0, len(x_s), BATCH):
             rows = np.minimum(np.arange(first, first + BATCH), len(x_s) - 1)  # the last again, to keep one shape
-            painted = paint(model.params, keys[rows], x_s[rows], jnp.float32(sigma))
+            of_rows = functools.partial(given, model.params, x_s[rows], jnp.float32(sigma_s))
+            painted = inpaint(keys[rows], of_rows, jnp.asarray(x_s[rows]), jnp.asarray(hidden), sigmas, sigma_s=sigma_s)
             found.append(np.asarray(painted)[: len(x_s) - first])
         return hidden_likeness(np.concatenate(found), part.x_0, hidden, mean)
 

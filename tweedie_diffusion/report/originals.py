@@ -8,7 +8,7 @@ import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.fingerprint import fingerprint
-from tweedie_diffusion.data.noisy import Dataset, NoisyImages
+from tweedie_diffusion.data.noisy import Dataset, NoisyImages, clean_example
 from tweedie_diffusion.evaluation.features import FeatureSet
 from tweedie_diffusion.training.datasets import open_data_again
 from tweedie_diffusion.training.trained import TrainedModel, load_run
@@ -134,16 +134,8 @@ def _known(dataset: Dataset, noisy: NoisyImages):
     if dataset.held_out_clean is None:
         return rows["x_tn"], rows["sigma_tn"]
     images = dataset.images
-    x_0 = np.stack([_central(images.scaling.to_unit(images.read(int(i))), images.shape) for i in rows["index"]])
+    x_0 = np.stack([clean_example(images, int(i)) for i in rows["index"]])
     return x_0.astype(np.float32), np.zeros(len(x_0), np.float32)
-
-
-def _central(image, shape):
-    """The central square of a larger image."""
-    if image.shape == tuple(shape):
-        return image
-    top, left = np.subtract(image.shape[:2], shape[:2]) // 2
-    return image[top : top + shape[0], left : left + shape[1]]
 
 
 def _identity(parts):

@@ -14,7 +14,7 @@ import optax
 from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.noisy import Dataset, NoisyImages
+from tweedie_diffusion.data.noisy import Dataset, NoisyImages, central, clean_example
 from tweedie_diffusion.data.sources import spaced
 from tweedie_diffusion.models.classifier import Classifier, halvings_of
 from tweedie_diffusion.training.config import from_json
@@ -120,16 +120,11 @@ def _task(dataset, part: NoisyImages, labelled: bool) -> _Task:
     if dataset.held_out_clean is None:
         x = part.rows(chosen)["x_tn"]
     else:
-        x = np.stack([_centre(images.scaling.to_unit(images.read(int(i))), height, width) for i in numbers])
+        x = np.stack([clean_example(images, int(i)) for i in numbers])
     if labelled:
         return _Task(x, np.array([images.read_label(int(i)) for i in numbers]))
     side = min(height, width)
-    return _Task(np.stack([_centre(image, side, side) for image in x]), None)
-
-
-def _centre(image, height, width):
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
+    return _Task(np.stack([central(image, (side, side)) for image in x]), None)
 
 
 def _fit(network, task, seed, steps):

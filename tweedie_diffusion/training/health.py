@@ -18,7 +18,7 @@ LEAST_SHARE = 0.5  # of the variance that samples should have
 def held_out_health(
     model: TrainedModel, dataset: Dataset, draw: Callable[[], np.ndarray] | None = None
 ) -> dict[str, float]:
-    """Scalars from at most 256 held-out images and as many samples; none if no image is noisy.
+    """Scalars from at most 256 noisy held-out images and as many samples; none if no image is noisy.
 
     Args:
         model: its weights and config.
@@ -32,11 +32,11 @@ def held_out_health(
         posterior_variance: of samples given one noisy image, over the error of denoising just above its noise.
         score: held_out_ambient + proximal_distance, the least of which is the best checkpoint.
     """
-    examples = dataset.held_out.rows(np.arange(min(NUM_IMAGES, len(dataset.held_out))))
-    noisy = examples["sigma_tn"] > 0
-    x_tn, sigma_tn = examples["x_tn"][noisy], examples["sigma_tn"][noisy]
-    if len(x_tn) < 2:
+    chosen = dataset.some_held_out(NUM_IMAGES, noisy=True)
+    if len(chosen) < 2:
         return {}
+    examples = dataset.held_out.rows(chosen)
+    x_tn, sigma_tn = examples["x_tn"], examples["sigma_tn"]
     top = float(sigma_tn.max())
     curve = ambient_curve(model.denoise, x_tn, sigma_tn, sigmas=[top * factor for factor in ABOVE])
     samples = draw()[: len(x_tn)] if draw else model.sample(range(len(x_tn)))
@@ -75,9 +75,10 @@ def health_warnings(health: dict[str, float]) -> list[str]:
 
 def data_warnings(dataset: Dataset) -> list[str]:
     """One line if the stated noise does not suit the held-out noisy images."""
-    examples = dataset.held_out.rows(np.arange(min(2048, len(dataset.held_out))))
-    top = examples["sigma_tn"].max()
-    if top == 0:
+    chosen = dataset.some_held_out(2048, noisy=True)
+    if not len(chosen):
         return []
+    examples = dataset.held_out.rows(chosen)
+    top = examples["sigma_tn"].max()
     warning = noise_warning(examples["x_tn"][examples["sigma_tn"] == top], float(top))
     return [warning] if warning else []

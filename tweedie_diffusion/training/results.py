@@ -24,13 +24,12 @@ PICTURES = ("samples.png", "samples_truncated.png", "denoised.png", "denoising_c
 def held_out_curve(model: TrainedModel, dataset: Dataset) -> dict[str, np.ndarray]:
     """MSE/σ² on held-out images: against the clean ones where they exist, else from the noisy ones alone."""
     settings = model.config.evaluation
-    chosen = range(min(settings.num_images, len(dataset.held_out)))
+    chosen = dataset.some_held_out(settings.num_images)
     if dataset.held_out_clean is not None:
-        x_0 = np.stack([dataset.held_out_clean(i) for i in chosen])
+        x_0 = np.stack([dataset.held_out_clean(int(i)) for i in chosen])
         return denoising_curve(model.denoise, x_0, sigmas=settings.sigmas, oracle=dataset.images.oracle)
-    examples = [dataset.held_out[i] for i in chosen]
-    x_tn, sigma_tn = (np.stack([e[name] for e in examples]) for name in ("x_tn", "sigma_tn"))
-    return ambient_curve(model.denoise, x_tn, sigma_tn, sigmas=settings.sigmas)
+    examples = dataset.held_out.rows(chosen)
+    return ambient_curve(model.denoise, examples["x_tn"], examples["sigma_tn"], sigmas=settings.sigmas)
 
 
 def write_results(workdir: Path, model: TrainedModel, dataset: Dataset) -> dict[str, np.ndarray]:
@@ -91,12 +90,12 @@ def show_results(workdir: Path, step: int) -> None:
 
 
 def _denoised(model, dataset, count):
-    """The noisy ones of the first held-out images: noisy, denoised, clean where it is known; and their levels."""
-    examples = dataset.held_out.rows(np.arange(min(count, len(dataset.held_out))))
-    chosen = np.flatnonzero(examples["sigma_tn"] > 0)
-    x_tn, sigma_tn = examples["x_tn"][chosen], examples["sigma_tn"][chosen]
+    """Some noisy held-out images: noisy, denoised, clean where it is known; and their levels."""
+    chosen = dataset.some_held_out(count, noisy=True)
     if not len(chosen):
-        return {}, sigma_tn
+        return {}, np.zeros(0, np.float32)
+    examples = dataset.held_out.rows(chosen)
+    x_tn, sigma_tn = examples["x_tn"], examples["sigma_tn"]
     rows = {"noisy": x_tn, "denoised": model.denoise_all(x_tn, sigma_tn)}
     if dataset.held_out_clean is not None:
         rows["clean"] = np.stack([dataset.held_out_clean(int(i)) for i in chosen])

@@ -25,22 +25,26 @@ def main(arguments: list[str]) -> None:
     """Evaluate, print, and write; samples that were drawn before an interruption are not drawn again."""
     from tweedie_diffusion.training.stopping import StopRequests
 
-    with StopRequests(program.leave) as stops, stops.nothing_to_lose("stopped before anything was measured"):
-        asked = _checked(arguments)
-        from tweedie_diffusion.report.evaluation import evaluate, open_evaluation, write
-        from tweedie_diffusion.report.page import report_page
-        from tweedie_diffusion.report.words import in_words
+    with StopRequests(program.leave) as stops:
+        with stops.nothing_to_lose("stopped before anything was measured"):
+            asked = _checked(arguments)
+            from tweedie_diffusion.report.evaluation import evaluate, open_evaluation, write_numbers, write_page
+            from tweedie_diffusion.report.page import report_page
+            from tweedie_diffusion.report.words import in_words
 
-        found = evaluate(asked, open_evaluation(asked), safe=stops.nothing_to_lose)
-        print(in_words(found.numbers), flush=True)
-        page = report_page(found, Path(asked.workdir).expanduser() / "metrics.jsonl")
-    for path in write(asked, found.numbers, page):
-        print("\nLook at" if path.suffix == ".html" else "Numbers:", path)
+            opened = open_evaluation(asked)
+        with stops.nothing_to_lose("stopped while measuring: samples that were drawn are kept"):
+            found = evaluate(asked, opened, safe=stops.nothing_to_lose)
+            print(in_words(found.numbers), flush=True)
+            print(f"\nNumbers: {write_numbers(asked, found.numbers)}", flush=True)
+            page = report_page(found, Path(asked.workdir).expanduser() / "metrics.jsonl")
+            print(f"Look at {write_page(asked, page)}")
 
 
 def _checked(arguments):
     """What is asked for."""
     from tweedie_diffusion.data.errors import InputError
+    from tweedie_diffusion.evaluation.fidelity import NEIGHBOURS
     from tweedie_diffusion.report.evaluation import Asked
     from tweedie_diffusion.training.hub import is_of_hub
 
@@ -48,7 +52,7 @@ def _checked(arguments):
         raise InputError(f"unexpected argument {arguments[0]!r}: flags are listed by --help")
     if not _WORKDIR.value:
         raise InputError("--workdir is missing: name a trained run, e.g. --workdir=runs/digits")
-    for name, value, least in (("num", _NUM.value, 2), ("draws", _DRAWS.value, 2)):
+    for name, value, least in (("num", _NUM.value, NEIGHBOURS + 1), ("draws", _DRAWS.value, 2)):
         if value < least:
             raise InputError(f"--{name} must be at least {least} (got {value})")
     if is_of_hub(_WORKDIR.value) and not _OUT.value:

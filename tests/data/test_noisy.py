@@ -185,6 +185,16 @@ def test_held_out_clean_is_the_same_image_without_its_noise():
         np.testing.assert_array_equal(dataset.held_out_clean(i), dataset.images.read(index))
 
 
+def test_some_held_out_images_are_of_all_of_them():
+    dataset = opened(gaussian_images(400), clean_fraction=0.5, held_out=0.5)
+    some = dataset.some_held_out(10)
+    assert (some[0], some[-1], len(some)) == (0, 199, 10)
+    noisy_ones = dataset.some_held_out(10, noisy=True)
+    assert (dataset.held_out.sigma_tn[noisy_ones] > 0).all()
+    assert noisy_ones.max() - noisy_ones.min() > 180
+    assert len(opened(gaussian_images(), sigma_tn=0.0).some_held_out(5, noisy=True)) == 0
+
+
 @pytest.mark.parametrize("held_out", [0.001, 0.02, 0.999])
 def test_an_empty_part_is_refused(held_out):
     with pytest.raises(InputError, match=r"of 60 images leaves fewer than 2 to hold out .* set data\.held_out"):
@@ -289,6 +299,14 @@ def large():
 def test_squares_carry_the_number_of_their_image(large):
     held_out = opened(large, present=True).held_out
     np.testing.assert_array_equal(held_out.rows(np.arange(3))["index"], held_out._indices)
+
+
+def test_clean_squares_are_the_central_ones(large):
+    dataset = opened(large, sigma_tn=0.3)
+    clean = dataset.held_out_clean(0)
+    assert clean.shape == tuple(large.shape)
+    noise = dataset.held_out[0]["x_tn"] - clean
+    assert 0.2 < noise.std() < 0.4
 
 
 def test_held_out_squares_are_the_central_ones(large):

@@ -38,7 +38,7 @@ def test_the_floor_is_of_two_halves_and_matched_is_of_as_many(rng, monkeypatch, 
     calls = []
     monkeypatch.setattr(comparison, "fidelity", lambda *sets, **_: calls.append(sets) or {"recall": len(calls)})
     reference, generated = rng.normal(size=(51, 4)), rng.normal(size=(num_generated, 4))
-    entry = compare(reference, generated, seed=0, statistics=["recall"])["recall"]
+    entry = compare(reference, generated, seed=0, statistics=["recall"], splits=1)["recall"]
     of_value, of_matched, of_floor = (rows(*sets) for sets in calls)
     assert [entry[name] for name in ("value", "matched", "floor")] == [1, 2, 3]
     assert of_value == rows(reference, generated)
@@ -64,10 +64,12 @@ def test_the_seed_fixes_the_halves(sets):
     assert floor(0) != floor(1)
 
 
-def test_known_moments_are_used(sets):
-    shifted = Moments.of([sets[0] + 1])
-    found = compare(*sets, seed=0, statistics=["frechet"], reference_moments=shifted)["frechet"]
-    assert found["value"] == frechet_distance(shifted, Moments.of([sets[1]]))
+def test_one_split_is_a_mean_of_one(sets):
+    one, two = (compare(*sets, seed=0, statistics=["frechet"], splits=n)["frechet"] for n in (1, 2))
+    assert one["difference_sd"] is None
+    second = 2 * np.array([two["matched"], two["floor"]]) - np.array([one["matched"], one["floor"]])
+    gaps = [one["matched"] - one["floor"], second[0] - second[1]]
+    assert two["difference_sd"] == pytest.approx(np.std(gaps, ddof=1))
 
 
 def test_too_few_for_halves_have_no_floor(sets):
@@ -82,6 +84,7 @@ def test_too_few_for_a_covariance_are_told(rng):
     assert warning(30).startswith("30 generated images make a singular covariance of 30 features")
     assert warning(30).endswith("N must exceed F: take at least 31")
     assert warning(31) == ""
+    assert compare(*(rng.normal(size=(60, 30)) for _ in "ab"), seed=0)["frechet"]["warning"].startswith("30 ")
 
 
 def test_there_is_no_other_statistic(sets):

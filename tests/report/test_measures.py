@@ -62,7 +62,8 @@ def test_samples_of_the_exact_model_are_told_from_real_ones_no_more_than_these_f
     exact, _ = entries
     for name in ("precision", "recall", "density", "coverage"):
         assert exact[name]["matched"] == pytest.approx(exact[name]["floor"], abs=0.08)
-    assert abs(exact["kid"]["matched"]) < 4 * exact["kid"]["standard_error"] + abs(exact["kid"]["floor"])
+    for name in ("frechet", "kid"):
+        assert exact[name]["matched"] - exact[name]["floor"] < 4 * exact[name]["difference_sd"]
 
 
 def test_samples_of_another_law_are_told_by_every_number(entries):
@@ -80,6 +81,15 @@ def test_noised_samples_are_set_beside_noisy_images(exact, data, tmp_path):
     assert "noisy" in found["kid"]["reference"]
     assert abs(found["kid"]["value"]) < 4 * found["kid"]["standard_error"] + abs(found["kid"]["floor"])
     assert measures.proximal(exact.sample(range(500)), data[1], seed=0)["value"] < 0.01
+
+
+def test_samples_get_the_noise_of_all_images_though_these_are_in_an_order(data, tmp_path, rng):
+    x_0 = np.stack([data[1].held_out_clean(i) for i in range(500)])
+    levels = np.repeat(np.float32([0.1, 2.0]), 100)
+    x_tn = x_0[:200] + levels[:, None] * rng.normal(size=(200, 2)).astype(np.float32)
+    noisy = reference.Reference("noisy", x_tn, levels, "")
+    found = measures.distances(x_0[400:], noisy, pixel_features((2,)), seed=0, cache=tmp_path)["frechet"]
+    assert found["matched"] - found["floor"] < 4 * found["difference_sd"]
 
 
 def test_the_exact_posterior_is_calibrated(exact, data):

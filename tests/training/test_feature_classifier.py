@@ -10,6 +10,7 @@ from tweedie_diffusion.data.sources import in_memory
 from tweedie_diffusion.evaluation.classifier_features import open_classifier, write_classifier
 from tweedie_diffusion.training import feature_classifier
 from tweedie_diffusion.training.config import default_config, to_json
+from tweedie_diffusion.training.datasets import open_data
 from tweedie_diffusion.training.facts import facts_of
 from tweedie_diffusion.training.feature_classifier import open_run_data, train_classifier, turned
 
@@ -153,7 +154,7 @@ def test_of_a_run_whose_data_changed_nothing_is_trained(tmp_path):
     with pytest.raises(InputError, match="there is no run"):
         open_run_data(tmp_path)
     (tmp_path / "config.json").write_text(to_json(config))
-    facts = facts_of(feature_classifier.open_data(config.data))
+    facts = facts_of(open_data(config.data))
     (tmp_path / "data.json").write_text(facts.to_json())
     assert len(open_run_data(tmp_path).train) == 100
     (tmp_path / "data.json").write_text(dataclasses.replace(facts, fingerprint="other").to_json())

@@ -16,7 +16,7 @@ MEAN, VARIANCE = 0.3, 0.25
 
 @pytest.fixture
 def dataset():
-    stored = np.random.default_rng(0).normal(MEAN, VARIANCE**0.5, (600, 3)).astype(np.float32)
+    stored = np.random.default_rng(0).normal(MEAN, VARIANCE**0.5, (600, 32)).astype(np.float32)
     images = in_memory(stored, Scaling(-1, 1, "float32", bounded=False))
     return open_dataset(images, NoiseModel(0.4), held_out=0.45, split_seed=0)
 

@@ -22,6 +22,8 @@ from tweedie_diffusion.evaluation.moments import Moments, check_sizes, enough_fo
 
 NEAREST = ("precision", "recall", "density", "coverage")
 STATISTICS = ("frechet", "kid", *NEAREST)
+SPLITS, FEWEST_SPLITS = 8, 2
+MANY = 10**7  # numbers of features, beyond which a comparison takes its time
 
 
 def compare(
@@ -33,32 +35,32 @@ def compare(
     subsets: int = SUBSETS,
     subset_size: int = SUBSET_SIZE,
     statistics: Sequence[str] = STATISTICS,
-    reference_moments: Moments | None = None,
+    splits: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Every statistic of generated images, with its floor: the same one between two halves of the real images.
+    """Every statistic of generated images, with its floor: the same one between two parts of the real images.
 
     All of these depend on how many images there are, the Fréchet distance most, which is biased upwards. So, of N real
     and M generated images, the real ones are split at random into two parts without a common image, of which one plays
     the generated images: it has n = min(M, N // 2), the other N − n. With M <= N/2 the floor thus has as many on the
     generated side as the value, and else the most there are. What may be set beside the floor is `matched`: the
     statistic of the same N − n real images and of n of the generated ones, all of them if M <= N/2; `value` is of all
-    N and M. A split is as random as a comparison: a `matched` no worse than the floor says that these images do not
-    tell the two laws apart.
+    N and M. Both are means over several splits, and `difference_sd` is the standard deviation of matched − floor over
+    them: a difference of no more says that these images do not tell the two laws apart.
 
     Args:
         reference_features: [N, F] of real images that the model was not trained on.
         generated_features: [M, F], in an order that means nothing.
-        seed: of the split, and of the subsets of the kernel distance.
+        seed: of the splits, and of the subsets of the kernel distance.
         neighbours: of `fidelity`.
         subsets, subset_size: of `kernel_distance`.
         statistics: those wanted, of `STATISTICS`.
-        reference_moments: of all reference features, if they are known.
+        splits: how many; 0 for 8, or 2 where features are more than 10⁷ numbers.
 
     Returns:
-        {statistic: entry}, ready for JSON. An entry has value, matched, floor, n and floor_n, both {"reference",
-        "generated"} (floor_n also holds for `matched`), and seed; matched, floor and floor_n are None if the halves
-        have no more than `neighbours` images. `kid` also has standard_error and floor_standard_error; `frechet` has
-        warning, empty unless there are too few images for a covariance that is not singular.
+        {statistic: entry}, ready for JSON. An entry has value, matched, floor, difference_sd, n and floor_n, both
+        {"reference", "generated"} (floor_n also holds for `matched`), splits and seed; matched, floor, difference_sd
+        and floor_n are None if a part has no more than `neighbours` images. `kid` also has standard_error, of value;
+        `frechet` has warning, empty unless there are too few images for a covariance that is not singular.
 
     Raises:
         InputError: if sizes differ, or there are too few images.
@@ -67,26 +69,36 @@ def compare(
     if unknown := set(statistics) - set(STATISTICS):
         raise InputError(f"there is no statistic {sorted(unknown)[0]!r}: choose of {', '.join(STATISTICS)}")
     options = {"seed": seed, "subsets": subsets, "subset_size": subset_size}
-    measure = lambda real, other, moments=None: _measure(real, other, statistics, neighbours, options, moments)
-    found = measure(reference_features, generated_features, reference_moments)
+    measure = lambda real, other: _measure(real, other, statistics, neighbours, options)
+    found, counts = measure(reference_features, generated_features), _counts(reference_features, generated_features)
     half = min(len(generated_features), len(reference_features) // 2)
-    matched, floor, floor_n = {}, {}, None
-    if half > max(neighbours, 2):
-        other, real = _split(reference_features, half, seed, 0)
-        generated, _ = _split(generated_features, half, seed, 1)
-        matched, floor, floor_n = measure(real, generated), measure(real, other), _counts(real, other)
-    counts = _counts(reference_features, generated_features)
-    shared = {"n": counts, "floor_n": floor_n, "seed": seed}
-    entries = {
-        name: {"value": found[name], "matched": matched.get(name), "floor": floor.get(name), **shared}
-        for name in statistics
-    }
+    if half <= max(neighbours, 2):
+        splits = 0
+    elif not splits:
+        splits = SPLITS if max(reference_features.size, generated_features.size) <= MANY else FEWEST_SPLITS
+    matched, floor = [], []
+    for k in range(splits):
+        other, real = _split(reference_features, half, seed, 2 * k)
+        matched.append(measure(real, _split(generated_features, half, seed, 2 * k + 1)[0]))
+        floor.append(measure(real, other))
+    parts = {"reference": len(reference_features) - half, "generated": half} if splits else None
+    shared = {"n": counts, "floor_n": parts, "splits": splits, "seed": seed}
+    entries = {name: {"value": found[name], **_over_splits(name, matched, floor), **shared} for name in statistics}
     if "kid" in entries:
-        errors = {"standard_error": found["kid_error"], "floor_standard_error": floor.get("kid_error")}
-        entries["kid"] |= errors
+        entries["kid"]["standard_error"] = found["kid_error"]
     if "frechet" in entries:
-        entries["frechet"]["warning"] = _warning(reference_features.shape[1], counts)
+        entries["frechet"]["warning"] = _warning(reference_features.shape[1], parts or counts)
     return entries
+
+
+def _over_splits(name, matched, floor):
+    """Means of matched and floor, and the standard deviation of their difference."""
+    if not matched:
+        return {"matched": None, "floor": None, "difference_sd": None}
+    pairs = np.array([(m[name], f[name]) for m, f in zip(matched, floor, strict=True)])
+    means = pairs.mean(axis=0)
+    spread = float(np.diff(pairs, axis=1).std(ddof=1)) if len(pairs) > 1 else None
+    return {"matched": float(means[0]), "floor": float(means[1]), "difference_sd": spread}
 
 
 def _split(rows, first, seed, purpose):
@@ -95,11 +107,11 @@ def _split(rows, first, seed, purpose):
     return rows[np.sort(order[:first])], rows[np.sort(order[first:])]
 
 
-def _measure(real, other, statistics, neighbours, options, moments=None):
+def _measure(real, other, statistics, neighbours, options):
     """{statistic: value}, and `kid_error`."""
     found = {}
     if "frechet" in statistics:
-        found["frechet"] = frechet_distance(moments or Moments.of([real]), Moments.of([other]))
+        found["frechet"] = frechet_distance(Moments.of([real]), Moments.of([other]))
     if "kid" in statistics:
         found["kid"], found["kid_error"] = kernel_distance(real, other, **options)
     if set(statistics) & set(NEAREST):

@@ -71,7 +71,7 @@ def denoising(
         MSE/σ² by name, for a picture: "this run" (by clean images), "exact", "trained on clean images", "by noisy
         images alone".
     """
-    chosen = np.arange(min(CURVE_IMAGES, len(dataset.held_out)))
+    chosen = dataset.some_held_out(CURVE_IMAGES)
     sigmas: list[float] = levels_of(model).tolist()
     curves: dict[str, dict[str, np.ndarray]] = {}
     examples = dataset.held_out.rows(chosen)
@@ -79,15 +79,15 @@ def denoising(
     x_tn, sigma_tn = examples["x_tn"][noisy], examples["sigma_tn"][noisy]
     if len(x_tn) > 1:
         curves["by noisy images alone"] = ambient_curve(model.denoise, x_tn, sigma_tn, sigmas=sigmas, seed=seed)
-    if dataset.held_out_clean is not None:
-        x_0 = np.stack([dataset.held_out_clean(int(i)) for i in chosen])
+    reference, x_0 = _clean(dataset, chosen, examples)
+    if len(x_0) > 1:
         options = {"sigmas": sigmas, "seed": seed}
         curves["this run"] = denoising_curve(model.denoise, x_0, oracle=dataset.images.oracle, **options)
         if "oracle_mse" in curves["this run"]:
             curves["exact"] = {"sigma": np.asarray(sigmas), "relative_mse": curves["this run"]["oracle_mse"]}
         if clean_trained is not None:
             curves["trained on clean images"] = denoising_curve(clean_trained.denoise, x_0, **options)
-    found: dict[str, Any] = {"reference": "held-out clean images", "n": len(chosen), "seed": seed, "sigma": sigmas}
+    found: dict[str, Any] = {"reference": reference, "n": len(x_0), "seed": seed, "sigma": sigmas}
     if "this run" not in curves:
         found |= {"reference": "held-out noisy images", "n": len(x_tn)}
     found |= _at(sigmas, curves.get("this run", curves.get("by noisy images alone")))
@@ -99,8 +99,16 @@ def denoising(
     return found, curves
 
 
+def _clean(dataset, chosen, examples):
+    """What clean held-out images are called, and these: without noise at their source, or stated to have none."""
+    if dataset.held_out_clean is not None:
+        return "held-out clean images", np.stack([dataset.held_out_clean(int(i)) for i in chosen])
+    return "held-out images stated as clean", examples["x_tn"][examples["sigma_tn"] == 0]
+
+
 def _at(sigmas, curve):
-    """value, psnr and standard_error at each level, None where the curve does not reach."""
+    """value, psnr and standard_error at each level, None where the curve does not reach, or there is none."""
+    curve = curve or dict.fromkeys(("sigma", "relative_mse", "standard_error"), ())
     relative = dict(zip(curve["sigma"], zip(curve["relative_mse"], curve["standard_error"], strict=True), strict=True))
     pairs = [(s**2 * v, s**2 * e) for s in sigmas for v, e in [relative.get(s, (np.nan, np.nan))]]
     psnr = [10 * np.log10(PEAK_TO_PEAK**2 / mse) if mse > 0 else np.nan for mse, _ in pairs]
@@ -112,7 +120,7 @@ def _at(sigmas, curve):
 
 
 def _numbers(values):
-    return [None if np.isnan(value) else float(value) for value in values]
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def distances(
@@ -131,7 +139,7 @@ def distances(
         cache: folder of the reference's features.
     """
     if reference.sigma_tn is not None:
-        levels = np.resize(reference.sigma_tn, len(samples))
+        levels = reference.sigma_tn[np.arange(len(samples)) * len(reference.sigma_tn) // len(samples)]
         key = purpose_key(seed, "samples seen through noise")
         samples = np.asarray(add_noise(key, jnp.asarray(samples), sigma_s=0.0, sigma_t=levels))
     real = cached_features(cache, features, reference.digest, lambda: [reference.images])
@@ -144,23 +152,21 @@ def distances(
 
 def proximal(samples: np.ndarray, dataset: Dataset, *, seed: int) -> dict[str, Any] | None:
     """Energy distance of samples seen through the data's noise from held-out noisy images; None if none are noisy."""
-    examples = dataset.held_out.rows(np.arange(min(PROXIMAL_IMAGES, len(dataset.held_out))))
-    noisy = examples["sigma_tn"] > 0
-    if noisy.sum() < 2:
+    chosen = dataset.some_held_out(PROXIMAL_IMAGES, noisy=True)
+    if len(chosen) < 2:
         return None
-    found = proximal_distance(
-        samples[:PROXIMAL_IMAGES], examples["x_tn"][noisy], examples["sigma_tn"][noisy], seed=seed
-    )
+    examples = dataset.held_out.rows(chosen)
+    found = proximal_distance(samples[:PROXIMAL_IMAGES], examples["x_tn"], examples["sigma_tn"], seed=seed)
     return found | {"reference": "held-out noisy images"}
 
 
 def draw_posterior(model: TrainedModel, dataset: Dataset, *, images: int, draws: int, seed: int) -> Posterior | None:
-    """Posterior samples of the first held-out noisy images; None if there are fewer than two."""
-    examples = dataset.held_out.rows(np.arange(min(4 * images, len(dataset.held_out))))
-    chosen = np.flatnonzero(examples["sigma_tn"] > 0)[:images]
+    """Posterior samples of some held-out noisy images; None if there are fewer than two."""
+    chosen = dataset.some_held_out(images, noisy=True)
     if len(chosen) < 2:
         return None
-    x_tn, sigma_tn = examples["x_tn"][chosen], examples["sigma_tn"][chosen]
+    examples = dataset.held_out.rows(chosen)
+    x_tn, sigma_tn = examples["x_tn"], examples["sigma_tn"]
     clean = dataset.held_out_clean
     return Posterior(
         x_tn,

@@ -21,7 +21,7 @@ from tweedie_diffusion.report.words import MEANING, NOT_IDENTIFIABLE, verdicts
 from tweedie_diffusion.training.trained import TrainedModel
 
 CURVES = ("this run", "exact", "trained on clean images", "by noisy images alone")
-SHOWN, ROWS, MOVING = 64, 8, 16  # samples, rows of posteriors, and images of the animation
+SHOWN, ROWS, MOVING, POINTS = 64, 8, 16, 1024  # samples, rows of posteriors, images of the animation; points of each
 
 
 def report_page(found: Evaluation, metrics: Path) -> str:
@@ -29,8 +29,8 @@ def report_page(found: Evaluation, metrics: Path) -> str:
     about = found.numbers["about"]
     lead = (
         f"{about['data']}, {' × '.join(map(str, about['shape']))}: {about['training_images']} training images with "
-        f"noise σ_tn = {_levels(about['sigma_tn'])} in [−1, 1], {about['steps']} steps."
-    )
+        f"noise σ_tn = {_levels(about['sigma_tn'])} in [−1, 1]"
+    ) + (f", step {about['step']}." if about["step"] else ".")
     said = [notice(text, "good" if good else "doubtful") for text, good in verdicts(found.numbers)]
     sections = [section("In words", *said)] if said else []
     sections += [_samples(found), _denoising(found), _distances(found.numbers), *_posterior(found)]
@@ -46,10 +46,10 @@ def _levels(sigma_tn):
 
 
 def _samples(found) -> Section:
-    images = samples_picture(found.samples[:SHOWN])
+    images = samples_picture(found.samples[: _many(found, SHOWN)])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trajectory.gif"
-        frames, sigmas = moving(found.model, found.numbers["mse"]["seed"])
+        frames, sigmas = moving(found.model, _many(found, MOVING), found.numbers["mse"]["seed"])
         trajectory_gif(path, frames, sigmas)
         animation = path.read_bytes()
     return section(
@@ -61,7 +61,12 @@ def _samples(found) -> Section:
     )
 
 
-def moving(model: TrainedModel, seed: int):
+def _many(found, images):
+    """How many examples are shown: so many images, or many points."""
+    return images if found.samples.ndim == 4 else POINTS
+
+
+def moving(model: TrainedModel, count: int, seed: int):
     """(x_t, x0_hat) [T, N, ...] of some samples on their way down, and the levels [T]."""
     sampling = model.config.sampling
     sigmas = karras_sigmas(
@@ -69,8 +74,8 @@ def moving(model: TrainedModel, seed: int):
     )
     key = purpose_key(seed, "animation")
     first, steps = jax.random.split(key)
-    x_init = sigmas[0] * jax.random.normal(first, (MOVING, *model.facts.shape))
-    labels = np.arange(MOVING) % max(model.facts.num_classes, 1) if model.config.model.class_conditional else None
+    x_init = sigmas[0] * jax.random.normal(first, (count, *model.facts.shape))
+    labels = np.arange(count) % max(model.facts.num_classes, 1) if model.config.model.class_conditional else None
     denoise = lambda x_t, sigma: model.denoise(x_t, sigma, labels)
     step = REVERSE_STEPS[sampling.step]
     x_t, x0_hat = reverse_trajectory(steps, denoise, x_init, sigmas, step=step)
@@ -128,15 +133,18 @@ def _row(entry):
 
 
 def _posterior(found) -> list[Section]:
+    by_frames = found.numbers.get("calibration_by_frames")
+    frames = [_calibration_table(by_frames)] if by_frames else []
     if found.posterior is None:
-        return []
+        return [section("Posterior samples", *frames)] if frames else []
     drawn, numbers = found.posterior, found.numbers["calibration"]
-    clean = None if drawn.x_0 is None else drawn.x_0[:ROWS]
+    rows = ROWS if found.samples.ndim == 4 else len(drawn.x_tn)
+    clean = None if drawn.x_0 is None else drawn.x_0[:rows]
     picture = posterior_figure(
-        drawn.x_tn[:ROWS],
-        drawn.mean[:ROWS],
-        drawn.samples[:3, :ROWS],
-        drawn.samples[:, :ROWS].std(axis=0, ddof=1),
+        drawn.x_tn[:rows],
+        drawn.mean[:rows],
+        drawn.samples[:3, :rows],
+        drawn.samples[:, :rows].std(axis=0, ddof=1),
         clean=clean,
     )
     parts = [figure(picture, "Held-out noisy images.", "noisy images, their posterior means, samples and spread")]
@@ -148,10 +156,8 @@ def _posterior(found) -> list[Section]:
                 "a rank histogram and coverage of intervals",
             )
         )
-    parts += [_calibration_table(numbers)]
-    if by_frames := found.numbers.get("calibration_by_frames"):
-        parts.append(_calibration_table(by_frames))
-    return [section("Denoised images, and what is not known of them", *parts)]
+    title = "Denoised images, and what is not known of them"
+    return [section(title, *parts, _calibration_table(numbers), *frames)]
 
 
 def _ranks_and_levels(numbers):

@@ -20,18 +20,19 @@ SLIGHT = 0.03  # of 1: a deviation below it is not worth a word
 def verdicts(numbers: dict[str, Any]) -> list[tuple[str, bool]]:
     """What the numbers say, a sentence each, and whether it is good."""
     found = [_verdict_on_samples(numbers["frechet"])]
-    for name in ("calibration", "calibration_by_frames"):
+    for name, of in (("calibration", ""), ("calibration_by_frames", "By second frames: ")):
         if numbers.get(name):
-            found += [_verdict_on_spread(numbers[name].get("uniformity")), _verdict_on_residual(numbers[name])]
+            said = (_verdict_on_spread(numbers[name].get("uniformity")), _verdict_on_residual(numbers[name]))
+            found += [(of + verdict[0], verdict[1]) for verdict in said if verdict]
     return [verdict for verdict in found if verdict]
 
 
 def _verdict_on_samples(entry):
-    value, floor = entry["matched"], entry["floor"]
-    if not floor or value is None:
+    value, floor, spread = entry["matched"], entry["floor"], entry["difference_sd"]
+    if not floor or spread is None:
         return None
-    numbers = f"Fréchet distance {value:.3g}, and {floor:.3g} between two halves of the real images"
-    if value <= 1.1 * floor:
+    numbers = f"Fréchet distance {value:.3g}, and {floor:.3g} between parts of the real images"
+    if value <= floor + CLEAR * spread:
         return f"Samples are as near to real images as these are to each other: {numbers}.", True
     return f"Samples are {value / floor:.1f} times as far from real images as these from each other: {numbers}.", False
 
@@ -89,7 +90,8 @@ def _distances(numbers):
     if entry["floor_n"]:
         f = entry["floor_n"]
         lines.append(
-            f"  floor: {f['generated']} of the real images beside {f['reference']} others; matched: as many samples"
+            f"  floor: {f['generated']} of the real images beside {f['reference']} others; matched: as many samples; "
+            f"means of {entry['splits']}"
         )
     if entry["warning"]:
         lines.append(f"  warning: {entry['warning']}")

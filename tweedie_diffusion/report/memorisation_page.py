@@ -91,7 +91,7 @@ def figure_of(found: dict[str, Any]) -> Any:
 def write_found(path: Path, found: dict[str, Any]) -> None:
     """Write a page (.html), the picture (.png), or all numbers (.json, without images)."""
     if path.suffix.lower() == ".json":
-        path.write_text(json.dumps(_plain(found), indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(_plain(found), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return
     picture = io.BytesIO()
     figure_of(found).savefig(picture, format="png", dpi=150)

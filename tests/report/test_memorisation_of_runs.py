@@ -176,6 +176,9 @@ def test_what_is_written(found, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert page.count("<tr>") == len(table_of(found))
     assert "data:image/png;base64," in page
+    assert "Content-Security-Policy" in page
+    assert "prefers-color-scheme: dark" in page
+    assert "<script" not in page
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert numbers["runs"]["by heart"]["attacks"] == found["runs"]["by heart"]["attacks"]
     assert len(numbers["floor"]["similarities"]) == 30

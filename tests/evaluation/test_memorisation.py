@@ -51,6 +51,10 @@ def test_an_image_of_nothing_is_similar_to_none(rng):
     assert nearest(np.zeros((1, 3)), rng.standard_normal((4, 3)))[1] == 0
 
 
+def test_of_no_image_nothing_is_near(rng):
+    assert [v.shape for v in nearest(np.zeros((0, 3)), rng.standard_normal((4, 3)), k=2)] == [(0, 2), (0, 2)]
+
+
 def test_cosines_of_pairs(rng):
     x, y = rng.standard_normal((6, 2, 3)), rng.standard_normal((6, 2, 3))
     expected = [1 - cdist(a.reshape(1, -1), b.reshape(1, -1), "cosine")[0, 0] for a, b in zip(x, y, strict=True)]

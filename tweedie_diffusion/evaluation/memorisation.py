@@ -71,26 +71,31 @@ def nearest_of_ways(
     Raises:
         ValueError: as `nearest` does.
     """
+    _check(k, count)
+    if not len(features):
+        return {metric: (np.zeros((0, most), int), np.zeros((0, most))) for metric, most in k.items()}
+    x = features.reshape(len(features), -1)
+    size = max(1, x.shape[1])
+    found = {metric: (np.zeros((len(x), 0), int), np.zeros((len(x), 0))) for metric in k}
+    kept = {metric: most + SPARE for metric, most in k.items()}
+    for train_rows in _blocks(count, BLOCK // (size * len(ways))):
+        y = np.stack([way(train_rows).reshape(-1, size) for way in ways])  # [W, m, F]
+        squares = np.einsum("wmf,wmf->wm", y, y, dtype=np.float64)
+        parts = [
+            _nearest_in(x[rows], y, squares, kept) for rows in _blocks(len(x), BLOCK // (size * max(kept.values())))
+        ]
+        for metric, most in k.items():
+            indices, values = (np.concatenate(v) for v in zip(*(part[metric] for part in parts), strict=True))
+            found[metric] = _merged(found[metric], (train_rows.start + indices, values), most)
+    return {metric: (n, np.abs(v) if metric == "euclidean" else v) for metric, (n, v) in found.items()}
+
+
+def _check(k, count):
     for metric, most in k.items():
         if not 1 <= most <= count:
             raise ValueError(f"k must be between 1 and {count}, the number of training images (got {most})")
         if metric not in METRICS:
             raise ValueError(f"metric must be {' or '.join(METRICS)} (got {metric!r})")
-    x = features.reshape(len(features), -1)
-    size = max(1, x.shape[1])
-    found = {metric: (np.zeros((len(x), 0), int), np.zeros((len(x), 0))) for metric in k}
-    for train_rows in _blocks(count, BLOCK // (size * len(ways))):
-        y = np.stack([way(train_rows).reshape(-1, size) for way in ways])  # [W, m, F]
-        squares = np.einsum("wmf,wmf->wm", y, y, dtype=np.float64)
-        for metric, most in k.items():
-            parts = [
-                _nearest_in(x[rows], y, squares, metric, most + SPARE)
-                for rows in _blocks(len(x), BLOCK // (size * (most + SPARE)))
-            ]
-            if parts:
-                indices, values = (np.concatenate(v) for v in zip(*parts, strict=True))
-                found[metric] = _merged(found[metric], (train_rows.start + indices, values), most)
-    return {metric: (n, np.abs(v) if metric == "euclidean" else v) for metric, (n, v) in found.items()}
 
 
 def _blocks(count, rows):
@@ -98,24 +103,24 @@ def _blocks(count, rows):
     return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
-def _nearest_in(x, y, squares, metric, most):
-    """Of y [W, m, F] the `most` nearest to each of x [n, F]: which of m, in their order, and cosines, or −distances."""
-    best, way = None, np.zeros((len(x), y.shape[1]), np.int8)
+def _nearest_in(x, y, squares, kept):
+    """Of y [W, m, F] a few for each metric nearest to each of x [n, F]: which of m, and cosines, or −distances."""
+    shape = len(x), y.shape[1]
+    best = {metric: np.full(shape, -np.inf, np.float32) for metric in kept}
+    way = {metric: np.zeros(shape, np.uint8) for metric in kept}
     for w in range(len(y)):
-        closeness = np.asarray(x, np.float32) @ np.asarray(y[w], np.float32).T
-        if metric == "cosine":  # times ‖x‖, which changes no order
-            closeness /= np.sqrt(np.where(squares[w] > 0, squares[w], 1)).astype(np.float32)
-        else:  # (‖x‖² − ‖x − y‖²)/2
-            closeness -= (squares[w] / 2).astype(np.float32)
-        if best is None:
-            best = closeness
-        else:
-            way[closeness > best] = w
-            np.maximum(best, closeness, out=best)
-    most = min(most, y.shape[1])
-    indices = np.sort(np.argpartition(-best, most - 1, axis=1)[:, :most], axis=1)
-    candidates = y[np.take_along_axis(way, indices, axis=1), indices]  # [n, most, F]
-    return indices, METRICS[metric](np.asarray(x, np.float64), np.asarray(candidates, np.float64))
+        dots = np.asarray(x, np.float32) @ np.asarray(y[w], np.float32).T
+        for metric in kept:
+            closeness = METRICS[metric][0](dots, squares[w])
+            way[metric][closeness > best[metric]] = w
+            np.maximum(best[metric], closeness, out=best[metric])
+    found = {}
+    for metric, most in kept.items():
+        last = min(most, y.shape[1]) - 1
+        indices = np.sort(np.argpartition(-best[metric], last, axis=1)[:, : last + 1], axis=1)
+        candidates = y[np.take_along_axis(way[metric], indices, axis=1), indices]  # [n, last + 1, F]
+        found[metric] = indices, METRICS[metric][1](np.asarray(x, np.float64), np.asarray(candidates, np.float64))
+    return found
 
 
 def _merged(one, other, most):
@@ -131,7 +136,14 @@ def _cosines(x, y):
     return np.einsum("nf,ncf->nc", x, y) / np.where(lengths > 0, lengths, 1)
 
 
-METRICS = {"cosine": _cosines, "euclidean": lambda x, y: -np.linalg.norm(y - x[:, None], axis=-1)}
+# Of each metric what orders all y as it does for one x, from float32 ⟨x, y⟩ and ‖y‖²; and it, negated if a distance.
+METRICS = {
+    "cosine": (lambda dots, squares: dots / np.sqrt(np.where(squares > 0, squares, 1)).astype(np.float32), _cosines),
+    "euclidean": (
+        lambda dots, squares: dots - (squares / 2).astype(np.float32),
+        lambda x, y: -np.linalg.norm(y - x[:, None], axis=-1),
+    ),
+}
 
 
 def paired_cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -60,6 +60,7 @@ def test_one_command_one_table_one_picture(folder, tmp_path_factory):
         ([], "--workdir is missing"),
         (["--workdir=nowhere"], "there is no run in nowhere"),
         (["--workdir=clean", "--sigmas=0,1"], "--sigmas must be noise levels > 0 (got 0,1)"),
+        (["--workdir=clean", "--hidden=0.2"], "hides 0 of the 2 values"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_code_2(folder, tmp_path_factory, arguments, message):

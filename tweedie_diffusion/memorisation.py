@@ -51,7 +51,7 @@ def _checked(arguments):
     """Where to write, what to do, the runs, and the images they are compared with."""
     from tweedie_diffusion.data.errors import InputError
     from tweedie_diffusion.data.files import check_output
-    from tweedie_diffusion.report.memorisation import Plan, Reference
+    from tweedie_diffusion.report.memorisation import Plan, Reference, check_hidden
     from tweedie_diffusion.report.originals import open_runs, originals_of
 
     if arguments:
@@ -69,6 +69,7 @@ def _checked(arguments):
     )
     outs = [check_output(Path(out).expanduser(), (".html", ".png", ".json")) for out in _OUT.value]
     runs = open_runs(_WORKDIR.value)
+    check_hidden(runs, plan)
     return outs, plan, runs, Reference(originals_of(runs))
 
 

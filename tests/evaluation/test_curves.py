@@ -3,7 +3,7 @@ import pytest
 
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
 from tweedie_diffusion.evaluation import curves
-from tweedie_diffusion.evaluation.curves import ambient_curve, denoising_curve
+from tweedie_diffusion.evaluation.curves import IDENTIFIABLE, ambient_curve, denoising_curve
 
 VARIANCE = 0.4
 SIGMAS = np.array([0.1, 0.5, 2.0])
@@ -113,6 +113,11 @@ def test_the_ambient_curve_leaves_out_levels_at_or_near_the_noise(noisy):
     curve = ambient_curve(ORACLE, *noisy, sigmas=[0.1, 0.3, 0.4, 0.43, 0.45, 2.0])
     np.testing.assert_array_equal(curve["sigma"], [0.45, 2.0])
     assert {v.shape for v in curve.values()} == {(2,)}
+
+
+def test_the_ambient_curve_begins_where_errors_are_identifiable(noisy):
+    least = IDENTIFIABLE * noisy[1].max()
+    assert ambient_curve(ORACLE, *noisy, sigmas=[least, 1.001 * least])["sigma"] == pytest.approx([1.001 * least])
 
 
 def test_the_ambient_curve_is_empty_when_no_level_is_left(noisy):

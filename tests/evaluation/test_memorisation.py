@@ -10,13 +10,14 @@ from tweedie_diffusion.evaluation.memorisation import (
     copied,
     membership,
     nearest,
+    nearest_of_ways,
     paired_cosines,
     similarity_table,
 )
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("block", [2**24, 60])  # all at once, and three images at a time
+@pytest.mark.parametrize("block", [2**24, 60])  # all at once, and few of either at a time
 def test_the_nearest_are_those_of_scipy(rng, monkeypatch, metric, block):
     monkeypatch.setattr(memorisation, "BLOCK", block)
     images, train = rng.standard_normal((7, 5)), rng.standard_normal((20, 5))
@@ -27,8 +28,31 @@ def test_the_nearest_are_those_of_scipy(rng, monkeypatch, metric, block):
     assert values == pytest.approx(1 - expected if metric == "cosine" else expected)
 
 
+def test_near_copies_are_measured_as_in_float64_whichever_way_they_were_seen(rng, monkeypatch):
+    monkeypatch.setattr(memorisation, "BLOCK", 3000)
+    train = (rng.standard_normal((90, 30)) + 10).astype(np.float32)  # far from 0: squares swallow small distances
+    both = np.stack([train, train[:, ::-1]])
+    images = np.concatenate([train[:40, ::-1] + 1e-4 * rng.standard_normal((40, 30)), train[40:80]])
+    asked = []
+    ways = [lambda rows: asked.append(rows) or train[rows], lambda rows: asked.append(rows) or train[rows, ::-1]]
+    found = nearest_of_ways(images, ways, 90, k={"cosine": 1, "euclidean": 2})
+    for metric, sign, k in (("cosine", -1, 1), ("euclidean", 1, 2)):
+        distances = np.min([cdist(images, way.astype(np.float64), metric) for way in both], axis=0)
+        assert np.array_equal(found[metric][0], np.argsort(distances, axis=1)[:, :k])
+        expected = np.sort(distances, axis=1)[:, :k]
+        assert found[metric][1] == pytest.approx(1 - expected if sign < 0 else expected, rel=1e-5, abs=1e-12)
+    assert len(asked) > 2
+    assert max(len(range(*rows.indices(90))) for rows in asked) <= 3000 // (2 * 30)  # never all of them at once
+    seen = np.concatenate([np.arange(90)[rows] for rows in asked])
+    assert np.array_equal(np.bincount(seen), np.full(90, 2))  # each way once, whatever is asked for
+
+
 def test_an_image_of_nothing_is_similar_to_none(rng):
     assert nearest(np.zeros((1, 3)), rng.standard_normal((4, 3)))[1] == 0
+
+
+def test_of_no_image_nothing_is_near(rng):
+    assert [v.shape for v in nearest(np.zeros((0, 3)), rng.standard_normal((4, 3)), k=2)] == [(0, 2), (0, 2)]
 
 
 def test_cosines_of_pairs(rng):

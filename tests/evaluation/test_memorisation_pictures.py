@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 
+from tweedie_diffusion.evaluation.figures import looks_of
 from tweedie_diffusion.evaluation.memorisation_pictures import memorisation_figure
 
 
@@ -27,8 +28,11 @@ def test_pairs_similarities_and_attacks(rng):
     above = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))  # right of each value
     assert [above[x] for x in (-1, 0.5, 0.75, 1.0)] == pytest.approx([1, 0.75, 0.5, 0])
     assert attack.lines[0].get_xydata().tolist() == [[1.0, 0.6], [4.0, 0.9]]
-    looks = {(line.get_linestyle(), line.get_marker(), line.get_color()) for line in attack.lines[:4:3]}
-    assert len(looks) == 2
+    looks = looks_of(["clean", "noisy"])
+    handles = dict(zip(*reversed(attack.get_legend_handles_labels()), strict=True))
+    for name, look in looks.items():
+        assert (handles[name][0].get_color(), handles[name][0].get_marker()) == (look.color, look.marker)
+    assert [line.get_color() for line in samples.lines[:2]] == [look.color for look in looks.values()]
     figure.savefig(io.BytesIO())  # a layout that does not fit would warn
 
 

@@ -10,9 +10,9 @@ from tweedie_diffusion.data.noisy import NoiseModel, open_dataset
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.data.sources import in_memory
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser, mixture_denoiser
-from tweedie_diffusion.report.memorisation import MASK, MEAN, SAMPLE, Plan, Reference, attack, measure
+from tweedie_diffusion.report.memorisation import MASK, MEAN, SAMPLE, Plan, Reference, attack, check_hidden, measure
 from tweedie_diffusion.report.memorisation_page import in_markdown, in_words, table_of, write_found
-from tweedie_diffusion.report.originals import Run, originals_of
+from tweedie_diffusion.report.originals import Run, open_runs, originals_of
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.facts import facts_of
 from tweedie_diffusion.training.trained import TrainedModel
@@ -91,6 +91,40 @@ def test_runs_of_other_images_are_not_compared(runs, other):
         originals_of([runs[0], run_of("general", 0.3, **other)])
 
 
+def test_a_run_named_twice_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="one is named twice"):
+        open_runs(["one", "other", str(tmp_path / "one")])
+
+
+@pytest.mark.parametrize("hidden", [0.05, 0.95])
+def test_a_mask_that_hides_nothing_or_all_is_refused(runs, hidden):
+    with pytest.raises(InputError, match=r"hides (0|16) of the 16 .*: take a share from 0\.25 to 0\.75"):
+        check_hidden(runs, dataclasses.replace(PLAN, hidden=hidden))
+    for allowed in (0.25, 0.75):
+        check_hidden(runs, dataclasses.replace(PLAN, hidden=allowed))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_of_a_diverged_model_are_refused(runs, value):
+    samples = np.zeros((5, 4, 4, 1), np.float32)
+    samples[1:3, 0] = value
+    with pytest.raises(InputError, match=r"^2 of 5 samples of general hold NaN .*: the model diverged"):
+        measure(runs, Reference(originals_of(runs)), [np.zeros_like(samples), samples], PLAN)
+
+
+def test_an_attack_on_a_diverged_model_is_refused():
+    run = run_of("diverged")
+    of_nan = dataclasses.replace(run.model, make_denoise=lambda params, **_: lambda x_t, sigma: x_t * np.nan)
+    with pytest.raises(InputError, match=r"the attack on diverged \(posterior mean, .* gave NaN"):
+        attack(dataclasses.replace(run, model=of_nan), Reference(originals_of([run])), PLAN)
+
+
+def test_numbers_are_such_as_json_has(found, tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_found(tmp_path / "numbers.json", found | {"floor": {"similarities": np.array([np.nan])}})
+
+
 def test_samples_of_what_was_learned_by_heart_are_copies(found):
     by_heart, general = (found["runs"][name]["samples"] for name in ("by heart", "general"))
     assert by_heart["copies"] == 1
@@ -142,6 +176,9 @@ def test_what_is_written(found, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert page.count("<tr>") == len(table_of(found))
     assert "data:image/png;base64," in page
+    assert "Content-Security-Policy" in page
+    assert "prefers-color-scheme: dark" in page
+    assert "<script" not in page
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert numbers["runs"]["by heart"]["attacks"] == found["runs"]["by heart"]["attacks"]
     assert len(numbers["floor"]["similarities"]) == 30

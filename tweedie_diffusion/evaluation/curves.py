@@ -12,6 +12,7 @@ from tweedie_diffusion.diffusion.tweedie import denoised_at_level, signal_fracti
 from tweedie_diffusion.diffusion.types import DenoiseFn
 
 BATCH = 256
+IDENTIFIABLE = 1.1  # times σ_tn: from there on noisy images tell the error of a denoiser (`ambient_curve`)
 
 
 def denoising_curve(
@@ -61,13 +62,14 @@ def ambient_curve(
         denoise: the denoiser.
         x_tn: [N, ...] noisy images it never saw.
         sigma_tn: [N] their noise.
-        sigmas: levels; those at or below 1.1 max σ_tn are left out, where 1/a² swells the error of the estimate.
+        sigmas: levels; those at or below IDENTIFIABLE·max σ_tn are left out: there 1/a² swells the error of the
+            estimate.
         seed: of the added noise.
 
     Returns:
         sigma, relative_mse, standard_error, all [S'].
     """
-    kept = np.asarray([s for s in sigmas if s > 1.1 * np.max(sigma_tn)], np.float64)
+    kept = np.asarray([s for s in sigmas if s > IDENTIFIABLE * np.max(sigma_tn)], np.float64)
     levels = np.asarray(sigma_tn, np.float32)
 
     def one_level(key, batch, sigma):

@@ -4,7 +4,7 @@ A similarity says nothing by itself: of two small images, or of two faces, it is
 the floor, the same of held-out images, which nobody can have copied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import rankdata
@@ -12,7 +12,8 @@ from scipy.stats import rankdata
 from tweedie_diffusion.data.fingerprint import fingerprint
 from tweedie_diffusion.evaluation.features import FeatureSet
 
-BLOCK = 2**24  # similarities held at once
+BLOCK, ROWS = 2**24, 2048  # numbers held at once, or so; images at once, at most
+SPARE = 4  # candidates beyond those asked for
 COPY = 1 / 3  # of the distance to the second nearest, below which the nearest is taken to be copied
 
 
@@ -33,7 +34,7 @@ def centred_pixels(x_train: np.ndarray) -> FeatureSet:
 def nearest(
     features: np.ndarray, features_train: np.ndarray, *, k: int = 1, metric: str = "cosine"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest of the training images to each image, a block of images at a time.
+    """The k nearest of the training images to each image.
 
     Args:
         features: [N, F].
@@ -47,25 +48,102 @@ def nearest(
     Raises:
         ValueError: if there are fewer than k training images, or another metric is asked for.
     """
-    if not 1 <= k <= len(features_train):
-        raise ValueError(f"k must be between 1 and {len(features_train)}, the number of training images (got {k})")
-    if metric not in ("cosine", "euclidean"):
-        raise ValueError(f"metric must be cosine or euclidean (got {metric!r})")
-    measure = cosines if metric == "cosine" else _minus_distances
-    rows, indices, values = max(1, BLOCK // len(features_train)), [], []
-    for start in range(0, len(features), rows):
-        closeness = measure(features[start : start + rows], features_train)
-        best = np.argsort(-closeness, axis=1, kind="stable")[:, :k]
-        indices.append(best)
-        values.append(np.take_along_axis(closeness, best, axis=1))
-    if not indices:
-        return np.zeros((0, k), int), np.zeros((0, k))
-    return np.concatenate(indices), np.abs(np.concatenate(values)) if metric == "euclidean" else np.concatenate(values)
+    return nearest_of_ways(features, [lambda rows: features_train[rows]], len(features_train), k={metric: k})[metric]
 
 
-def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """[N, M] cosines of all pairs of [N, F] and [M, F]; 0 for a vector of zeros."""
-    return _unit(one) @ _unit(other).T
+def nearest_of_ways(
+    features: np.ndarray, ways: Sequence[Callable[[slice], np.ndarray]], count: int, *, k: Mapping[str, int]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The same of training images that were seen in several ways: an image is as near as its nearest way.
+
+    A block of training images at a time, in every way, is searched in float32 for a few more than k candidates, which
+    are then measured in float64: of a near copy, ‖x‖² + ‖y‖² − 2⟨x, y⟩ in float32 is mostly rounding.
+
+    Args:
+        features: [N, F].
+        ways: each from a slice of the numbers of training images, a block, to their features [m, F].
+        count: M, how many training images there are.
+        k: metric -> how many, at most M.
+
+    Returns:
+        metric -> numbers [N, k] and values [N, k], as of `nearest`.
+
+    Raises:
+        ValueError: as `nearest` does.
+    """
+    _check(k, count)
+    if not len(features):
+        return {metric: (np.zeros((0, most), int), np.zeros((0, most))) for metric, most in k.items()}
+    x = features.reshape(len(features), -1)
+    size = max(1, x.shape[1])
+    found = {metric: (np.zeros((len(x), 0), int), np.zeros((len(x), 0))) for metric in k}
+    kept = {metric: most + SPARE for metric, most in k.items()}
+    for train_rows in _blocks(count, BLOCK // (size * len(ways))):
+        y = np.stack([way(train_rows).reshape(-1, size) for way in ways])  # [W, m, F]
+        squares = np.einsum("wmf,wmf->wm", y, y, dtype=np.float64)
+        parts = [
+            _nearest_in(x[rows], y, squares, kept) for rows in _blocks(len(x), BLOCK // (size * max(kept.values())))
+        ]
+        for metric, most in k.items():
+            indices, values = (np.concatenate(v) for v in zip(*(part[metric] for part in parts), strict=True))
+            found[metric] = _merged(found[metric], (train_rows.start + indices, values), most)
+    return {metric: (n, np.abs(v) if metric == "euclidean" else v) for metric, (n, v) in found.items()}
+
+
+def _check(k, count):
+    for metric, most in k.items():
+        if not 1 <= most <= count:
+            raise ValueError(f"k must be between 1 and {count}, the number of training images (got {most})")
+        if metric not in METRICS:
+            raise ValueError(f"metric must be {' or '.join(METRICS)} (got {metric!r})")
+
+
+def _blocks(count, rows):
+    rows = min(max(1, rows), ROWS)
+    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
+
+
+def _nearest_in(x, y, squares, kept):
+    """Of y [W, m, F] a few for each metric nearest to each of x [n, F]: which of m, and cosines, or −distances."""
+    shape = len(x), y.shape[1]
+    best = {metric: np.full(shape, -np.inf, np.float32) for metric in kept}
+    way = {metric: np.zeros(shape, np.uint8) for metric in kept}
+    for w in range(len(y)):
+        dots = np.asarray(x, np.float32) @ np.asarray(y[w], np.float32).T
+        for metric in kept:
+            closeness = METRICS[metric][0](dots, squares[w])
+            way[metric][closeness > best[metric]] = w
+            np.maximum(best[metric], closeness, out=best[metric])
+    found = {}
+    for metric, most in kept.items():
+        last = min(most, y.shape[1]) - 1
+        indices = np.sort(np.argpartition(-best[metric], last, axis=1)[:, : last + 1], axis=1)
+        candidates = y[np.take_along_axis(way[metric], indices, axis=1), indices]  # [n, last + 1, F]
+        found[metric] = indices, METRICS[metric][1](np.asarray(x, np.float64), np.asarray(candidates, np.float64))
+    return found
+
+
+def _merged(one, other, most):
+    """The nearest `most` of both."""
+    numbers, values = (np.concatenate(v, axis=1) for v in zip(one, other, strict=True))
+    order = np.argsort(-values, axis=1, kind="stable")[:, :most]
+    return np.take_along_axis(numbers, order, axis=1), np.take_along_axis(values, order, axis=1)
+
+
+def _cosines(x, y):
+    """[n, c] cosines of rows of [n, F] with c others each, [n, c, F]."""
+    lengths = np.linalg.norm(x, axis=-1)[:, None] * np.linalg.norm(y, axis=-1)
+    return np.einsum("nf,ncf->nc", x, y) / np.where(lengths > 0, lengths, 1)
+
+
+# Of each metric what orders all y as it does for one x, from float32 ⟨x, y⟩ and ‖y‖²; and it, negated if a distance.
+METRICS = {
+    "cosine": (lambda dots, squares: dots / np.sqrt(np.where(squares > 0, squares, 1)).astype(np.float32), _cosines),
+    "euclidean": (
+        lambda dots, squares: dots - (squares / 2).astype(np.float32),
+        lambda x, y: -np.linalg.norm(y - x[:, None], axis=-1),
+    ),
+}
 
 
 def paired_cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -158,9 +236,3 @@ def _unit(x):
     x = np.asarray(x, np.float64).reshape(len(x), -1)
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(norm > 0, norm, 1)
-
-
-def _minus_distances(x, y):
-    x, y = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (x, y))
-    squares = np.sum(x * x, axis=1)[:, None] + np.sum(y * y, axis=1)[None] - 2 * x @ y.T
-    return -np.sqrt(np.maximum(squares, 0))

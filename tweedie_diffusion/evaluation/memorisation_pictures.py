@@ -1,16 +1,20 @@
 """One picture of what runs have learned by heart: closest pairs, similarities, attacks."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tweedie_diffusion.evaluation.figures import looks_of, new_figure, tidy
 from tweedie_diffusion.evaluation.pictures import MIN_TILE, to_display
 
-# Colours that differ in grey too (Okabe and Ito 2008), each with a dash and a marker of its own.
-LOOKS = (("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", "-.", "^"), ("#cc79a7", ":", "D"))
-FLOOR = {"color": "0.45", "ls": (0, (1, 1)), "lw": 1.5}
-WIDTH = 10.0  # inches
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FLOOR = {"color": "#aaaaaa", "ls": "-", "lw": 3, "zorder": 1}  # broader than any run, and behind them
+WIDTH, BELOW = 11.0, 3.4  # inches, the latter of the height of the plots
 PAIR = 0.95  # inches of height of a row of pairs
 
 
@@ -20,7 +24,7 @@ def memorisation_figure(
     attacks: dict[str, Sequence[dict[str, Any]]],
     *,
     floor: np.ndarray,
-) -> Any:
+) -> Figure:
     """The closest pairs of every run above, similarities and attacks of all below.
 
     Args:
@@ -29,18 +33,13 @@ def memorisation_figure(
         similarities: for each run [N], of its samples to the nearest training image.
         attacks: for each run the results of each attack and level: attack, sigma, auc, auc_error.
         floor: [M] similarities of held-out images.
-
-    Returns:
-        A matplotlib Figure.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = {name: found for name, found in pairs.items() if found["image"].ndim == 4}
     names = list(dict.fromkeys(result["attack"] for results in attacks.values() for result in results))
-    figure = Figure(figsize=(WIDTH, 2 * PAIR * len(shown) + 3.3), layout="constrained")
-    FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1, height_ratios=(max(2 * PAIR * len(shown), 0.01), 3.3), squeeze=False).ravel()
+    high = 2 * PAIR * len(shown)
+    figure, (whole,) = new_figure(1, 1, width=WIDTH, height=high + BELOW)
+    whole.remove()
+    above, below = figure.subfigures(2, 1, height_ratios=(max(high, 0.01), BELOW), squeeze=False).ravel()
     if shown:
         for axis, (name, found) in zip(above.subplots(len(shown), 1, squeeze=False)[:, 0], shown.items(), strict=True):
             _draw_pairs(axis, name, found)
@@ -52,7 +51,7 @@ def memorisation_figure(
     handles = {
         label: h for axis in (first, *others) for h, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    below.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    below.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
@@ -65,11 +64,11 @@ def _draw_pairs(axis, name, found):
     axis.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     height, width = rows[0].shape[0], rows[0].shape[1] / len(tiles[0])
     labels = [f"{similarity:.3f}" for similarity in found["similarity"]]
-    axis.set_xticks([(i + 0.5) * width for i in range(len(labels))], labels, fontsize=8)
-    axis.set_yticks([height / 2, 1.5 * height], ["sample", "nearest\nin training"], fontsize=8)
+    axis.set_xticks([(i + 0.5) * width for i in range(len(labels))], labels, fontsize=9)
+    axis.set_yticks([height / 2, 1.5 * height], ["sample", "nearest\nin training"], fontsize=9)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set_title(f"{name}: its samples closest to training images, and their similarity", fontsize=9, loc="left")
+    axis.set_title(f"{name}: its samples closest to training images, and their similarity", fontsize=10, loc="left")
 
 
 def _framed(tiles, gap):
@@ -80,8 +79,9 @@ def _framed(tiles, gap):
 
 def _draw_similarities(axis, similarities, floor):
     """The share of images that are more similar than each value."""
-    for (color, line, _), (name, values) in zip(LOOKS * len(similarities), similarities.items(), strict=False):
-        axis.step(*_exceeded(values), where="post", color=color, ls=line, label=name)
+    looks = looks_of(similarities)
+    for name, values in similarities.items():
+        axis.step(*_exceeded(values), where="post", color=looks[name].color, ls=looks[name].linestyle, label=name)
     axis.step(*_exceeded(floor), where="post", label="held-out images; chance", **FLOOR)
     lowest = min(np.quantile(values, 0.02) for values in [floor, *similarities.values()])
     axis.set(xlim=(lowest, 1.005), ylim=(0, 1.02), xlabel="similarity to the nearest training image")
@@ -97,11 +97,12 @@ def _exceeded(values):
 def _draw_attack(axis, attack, attacks, *, lowest):
     """AUC over levels: ½ if training images cannot be told from others."""
     levels: set[float] = set()
-    for (color, line, marker), (name, results) in zip(LOOKS * len(attacks), attacks.items(), strict=False):
+    looks = looks_of(attacks)
+    for name, results in attacks.items():
         results = [result for result in results if result["attack"] == attack]
         sigma, auc, error = (np.array([r[key] for r in results], float) for key in ("sigma", "auc", "auc_error"))
         levels |= set(sigma.tolist())
-        axis.errorbar(sigma, auc, 2 * error, color=color, ls=line, marker=marker, ms=4, capsize=2, label=name)
+        axis.errorbar(sigma, auc, 2 * error, ms=4, capsize=2, label=name, **looks[name]._asdict())
     axis.axhline(0.5, **FLOOR)
     if levels and min(levels) > 0:
         axis.set_xscale("log")
@@ -113,8 +114,7 @@ def _draw_attack(axis, attack, attacks, *, lowest):
 
 
 def _finish(axis, title):
-    axis.set_title(title, fontsize=9, loc="left")
-    axis.xaxis.label.set_size(8)
-    axis.yaxis.label.set_size(8)
-    axis.tick_params(labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.xaxis.label.set_size(9)
+    axis.yaxis.label.set_size(9)
+    tidy(axis)

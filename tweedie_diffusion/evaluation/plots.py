@@ -1,8 +1,8 @@
-"""Plots of numbers: denoising curves, calibration, and measures beside their floors."""
+"""Plots of numbers: denoising curves, calibration, and measures beside those of real images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -111,13 +111,15 @@ def floors_figure(
     floors: Mapping[str, float],
     *,
     errors: Mapping[str, Mapping[str, float]] | None = None,
+    more_is_better: Collection[str] = (),
 ) -> Figure:
-    """A panel for each measure: a bar for each thing measured, and the floor that clean images themselves reach.
+    """A panel for each measure: a bar for each thing measured, and a line at what real images score among themselves.
 
     Args:
-        measures: measure -> {what was measured: value}; less is better.
-        floors: measure -> what as many real images score, which no model can be expected to go below.
+        measures: measure -> {what was measured: value}.
+        floors: measure -> what as many real images score beside others, which no model can be expected to better.
         errors: measure -> {what was measured: standard error}; drawn twice as long.
+        more_is_better: the measures of which more is better (↑ in their titles); of all others less is (↓).
     """
     tallest = max(len(values) for values in measures.values())
     columns = min(3, len(measures))
@@ -132,10 +134,10 @@ def floors_figure(
         axis.bar_label(bars, fmt="%.3g", padding=4, fontsize=9)
         if name in floors:
             axis.axvline(floors[name], color=VERMILLION, lw=2, ls="--")
-            axis.set_xlabel(f"dashed: floor, {floors[name]:.3g}", fontsize=9)
+            axis.set_xlabel(f"as real images among themselves: {floors[name]:.3g}", fontsize=9)
         axis.axvline(0, color=INK, lw=1)
         axis.invert_yaxis()
-        axis.set_title(name, fontsize=10)
+        axis.set_title(f"{name} {'↑' if name in more_is_better else '↓'}", fontsize=10)
         axis.margins(x=0.22)
         axis.locator_params(axis="x", nbins=4)
         tidy(axis)

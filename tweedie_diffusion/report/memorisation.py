@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.sources import spaced
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.evaluation.attacks import (
@@ -20,7 +21,13 @@ from tweedie_diffusion.evaluation.attacks import (
     row_keys,
 )
 from tweedie_diffusion.evaluation.features import FeatureSet
-from tweedie_diffusion.evaluation.memorisation import centred_pixels, copied, membership, nearest, similarity_table
+from tweedie_diffusion.evaluation.memorisation import (
+    centred_pixels,
+    copied,
+    membership,
+    nearest_of_ways,
+    similarity_table,
+)
 from tweedie_diffusion.report.originals import Originals, Part, Run
 from tweedie_diffusion.training.trained import BATCH, TrainedModel
 
@@ -60,10 +67,9 @@ class Reference:
     """
 
     def __init__(self, originals: Originals, features: FeatureSet | None = None):
-        """Features of every training image are taken once; by default they are `centred_pixels`."""
+        """By default images are compared by `centred_pixels`."""
         self.originals = originals
         self.features = features or centred_pixels(originals.train.x_0)
-        self._trained, self._numbers = originals.seen(self.features)
 
     def nearness(self, images: np.ndarray, plan: Plan) -> dict:
         """How near images [N, ...] come to training images.
@@ -72,30 +78,52 @@ class Reference:
             similarities [N] to the nearest; table, of `similarity_table`; copies, the share of `copied`; pairs, the
             closest: number and image of each, number and image of the training image, similarity.
         """
-        found = self.features(images)
-        indices, similarities = (v[:, 0] for v in nearest(found, self._trained))
+        x_0 = self.originals.train.x_0
+        seen = [lambda rows, way=way: self.features(way(x_0[rows])) for way in self.originals.ways()]
+        found = nearest_of_ways(self.features(images), seen, len(x_0), k={"cosine": 1, "euclidean": 2})
+        numbers, similarities = (v[:, 0] for v in found["cosine"])
         closest = np.argsort(-similarities, kind="stable")[:PAIRS]
-        numbers = self._numbers[indices[closest]]
         return {
             "similarities": similarities,
             "table": similarity_table(similarities, plan.thresholds),
-            "copies": float(np.mean(copied(self._two_distances(found)))),
+            "copies": float(np.mean(copied(found["euclidean"][1]))),
             "pairs": {
                 "number": closest,
                 "image": images[closest],
-                "train_number": numbers,
-                "train_image": self.originals.train.x_0[numbers],
+                "train_number": numbers[closest],
+                "train_image": x_0[numbers[closest]],
                 "similarity": similarities[closest],
             },
         }
 
-    def _two_distances(self, found):
-        """[N, 2] to the nearest training image, and to the nearest other one: not the same one mirrored."""
-        ways = len(self._numbers) // len(self.originals.train.x_0)
-        indices, distances = nearest(found, self._trained, k=ways + 1, metric="euclidean")
-        numbers = self._numbers[indices]
-        other = np.argmax(numbers != numbers[:, :1], axis=1)  # the first that is another
-        return np.stack([distances[:, 0], np.take_along_axis(distances, other[:, None], axis=1)[:, 0]], axis=1)
+
+def check_hidden(runs: Sequence[Run], plan: Plan) -> None:
+    """That the mask hides something of an image of these runs, and leaves something.
+
+    Raises:
+        InputError: if it does not.
+    """
+    for run in runs:
+        shape = run.model.facts.shape
+        try:
+            hidden_part(shape, plan.hidden)
+        except ValueError as error:
+            least = 1 / shape[0]
+            raise InputError(f"{error}: take a share from {least:.3g} to {1 - least:.3g}") from error
+
+
+def check_samples(run: str, samples: np.ndarray) -> None:
+    """That samples [N, ...] are numbers.
+
+    Raises:
+        InputError: if some are not.
+    """
+    bad = int(np.sum(~np.isfinite(samples).reshape(len(samples), -1).all(axis=1)))
+    if bad:
+        raise InputError(
+            f"{bad} of {len(samples)} samples of {run} hold NaN or infinity: the model diverged; use an earlier "
+            "checkpoint"
+        )
 
 
 def attack(run: Run, reference: Reference, plan: Plan, progress: Callable = lambda cells: cells) -> list[dict]:
@@ -110,6 +138,9 @@ def attack(run: Run, reference: Reference, plan: Plan, progress: Callable = lamb
     Returns:
         For each attack and level: attack, sigma, and all of `membership` of the likeness of what it found with the
         image it was to find, training against held-out images.
+
+    Raises:
+        InputError: if an attack gives what is no number.
     """
     parts = reference.originals.train, reference.originals.held_out
     train, held_out = (part.at(spaced(len(part.x_0), plan.attacked)) for part in parts)
@@ -118,6 +149,11 @@ def attack(run: Run, reference: Reference, plan: Plan, progress: Callable = lamb
     found = []
     for (name, sigma), score in progress(list(scores.items())):
         likenesses = score()
+        if not np.isfinite(likenesses).all():
+            raise InputError(
+                f"the attack on {run.name} ({name}, σ = {sigma:g}) gave NaN or infinity: the model diverged; use an "
+                "earlier checkpoint"
+            )
         count = len(train.x_0)
         found.append({"attack": name, "sigma": sigma} | membership(likenesses[:count], likenesses[count:]))
     return found
@@ -185,7 +221,12 @@ def measure(
     Returns:
         about: features, denoised, squares (of larger images), how many images there are, and the plan; floor, of
         `nearness` of held-out images; and for each run trained_on, samples (of `nearness`) and attacks.
+
+    Raises:
+        InputError: if samples, or what an attack gives, are no numbers.
     """
+    for run, drawn in zip(runs, samples, strict=True):
+        check_samples(run.name, drawn)
     originals = reference.originals
     about = {
         "features": reference.features.name,

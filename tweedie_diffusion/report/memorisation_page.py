@@ -1,32 +1,19 @@
 """What was found of memorisation as a table, a picture, a page, and JSON."""
 
-import base64
-import html
-import io
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tweedie_diffusion.evaluation.figures import save_figure
 from tweedie_diffusion.evaluation.memorisation_pictures import memorisation_figure
+from tweedie_diffusion.evaluation.pages import figure, page, section, table
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Memorisation</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fafafa; max-width: 66rem; margin: 2rem auto;
-  padding: 0 1rem; }}
-h1 {{ font-size: 1.4rem; overflow-wrap: anywhere; }} img {{ max-width: 100%; background: #fff; }}
-table {{ border-collapse: collapse; background: #fff; }} td, th {{ border: 1px solid #ddd; padding: .3rem .6rem;
-  text-align: left; }} .wide {{ overflow-x: auto; }}
-</style></head><body>
-<h1>What was learned by heart</h1>
-<p>{words}</p>
-<div class="wide"><table>{rows}</table></div>
-<p><img alt="Closest pairs of samples and training images, similarities, and attacks" src="{picture}"></p>
-</body></html>
-"""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def table_of(found: dict[str, Any]) -> list[list[str]]:
@@ -77,7 +64,7 @@ def in_words(found: dict[str, Any]) -> str:
     )
 
 
-def figure_of(found: dict[str, Any]) -> Any:
+def figure_of(found: dict[str, Any]) -> Figure:
     """The picture."""
     runs = found["runs"]
     return memorisation_figure(
@@ -91,20 +78,21 @@ def figure_of(found: dict[str, Any]) -> Any:
 def write_found(path: Path, found: dict[str, Any]) -> None:
     """Write a page (.html), the picture (.png), or all numbers (.json, without images)."""
     if path.suffix.lower() == ".json":
-        path.write_text(json.dumps(_plain(found), indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(_plain(found), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return
-    picture = io.BytesIO()
-    figure_of(found).savefig(picture, format="png", dpi=150)
+    picture = figure_of(found)
     if path.suffix.lower() == ".png":
-        path.write_bytes(picture.getvalue())
+        save_figure(path, picture)
         return
-    head, *rows = [[html.escape(cell) for cell in row] for row in table_of(found)]
-    cells = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    embedded = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
-    heads = "<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"
-    path.write_text(
-        _PAGE.format(words=html.escape(in_words(found)), rows=heads + cells, picture=embedded), encoding="utf-8"
+    head, *rows = table_of(found)
+    numbers = table(head, rows, "Samples beside held-out images, and attacks on training images.")
+    caption = (
+        "Samples that come closest to training images, with those below them; how similar all are to the nearest; and "
+        "how well each attack tells training images from held-out ones (bars of two standard errors)."
     )
+    alt = "closest pairs of samples and training images, similarities, and attacks"
+    sections = section("Numbers", numbers), section("Pictures", figure(picture, caption, alt))
+    path.write_text(page("What was learned by heart", in_words(found), *sections), encoding="utf-8")
 
 
 def _share(table, i):

@@ -1,7 +1,7 @@
 """Trained runs with the images they were trained on: clean ones, where they are known, for comparison alone."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,6 @@ import numpy as np
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.fingerprint import fingerprint
 from tweedie_diffusion.data.noisy import Dataset, NoisyImages, clean_example
-from tweedie_diffusion.evaluation.features import FeatureSet
 from tweedie_diffusion.training.datasets import open_data_again
 from tweedie_diffusion.training.trained import TrainedModel, load_run
 
@@ -71,24 +70,29 @@ class Originals:
     mirrored: bool = False
     turned: bool = False
 
-    def seen(self, features: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
-        """Features of the training images in every way they were seen, and the number of the image of each row."""
-        ways = [self.train.x_0]
-        if self.mirrored:
-            ways += [x[:, :, ::-1] for x in ways]
-        if self.turned:
-            ways = [np.rot90(x, quarter, axes=(1, 2)) for x in ways for quarter in range(4)]
-        numbers = np.tile(np.arange(len(self.train.x_0)), len(ways))
-        return np.concatenate([features(np.ascontiguousarray(x)) for x in ways]), numbers
+    def ways(self) -> list[Callable[[np.ndarray], np.ndarray]]:
+        """From images [N, ...] to what a run has seen of them: as they are, and mirrored or turned."""
+        mirrors = [False, True] if self.mirrored else [False]
+        quarters = range(4) if self.turned else [0]
+        return [lambda x, m=m, q=q: _as_seen(x, m, q) for m in mirrors for q in quarters]
+
+
+def _as_seen(x, mirrored, quarters):
+    x = x[:, :, ::-1] if mirrored else x
+    return np.ascontiguousarray(np.rot90(x, quarters, axes=(1, 2))) if quarters else np.ascontiguousarray(x)
 
 
 def open_runs(workdirs: Sequence[str]) -> list[Run]:
     """The runs of these workdirs, with the data they were trained on.
 
     Raises:
-        InputError: if data cannot be opened, or have changed since. FileNotFoundError if there is no run.
+        InputError: if data cannot be opened, have changed since, or a run is named twice. FileNotFoundError if there is
+            no run.
     """
     paths = [Path(workdir).expanduser() for workdir in workdirs]
+    same = [path.resolve() for path in paths]
+    if twice := [str(path) for i, path in enumerate(paths) if same[i] in same[:i]]:
+        raise InputError(f"{twice[0]} is named twice: name each run once")
     names = [path.absolute().name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]

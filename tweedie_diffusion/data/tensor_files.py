@@ -1,6 +1,7 @@
 """Files of named tensors, as networks are stored in: .safetensors, .npz and PyTorch's .pth.
 
-Only PyTorch's are pickles, which its reader of weights alone takes apart without running them, as far as is known of it.
+Only PyTorch's are pickles, which its reader of weights alone takes apart
+without running them, as far as is known of it.
 """
 
 import re

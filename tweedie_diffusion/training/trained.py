@@ -232,9 +232,10 @@ def rows_a_device(shape: tuple[int, ...]) -> int:
 
 
 def digest(model: TrainedModel) -> str:
-    """What tells one model from another: of its settings and weights."""
-    hashed = hashlib.blake2b(to_json(model.config).encode(), digest_size=8)
-    for leaf in jax.tree.leaves(model.params):
+    """What tells one model from another: of all that decides what it denoises and samples, and of nothing else."""
+    settings = to_json(model.config.model) + to_json(model.config.sampling) + model.facts.to_json()
+    hashed = hashlib.blake2b(settings.encode(), digest_size=8)
+    for leaf in jax.tree.leaves((model.params, model.mixture)):
         hashed.update(np.asarray(leaf).tobytes())
     return hashed.hexdigest()
 

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,12 +13,13 @@ import tweedie_diffusion
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
+from tweedie_diffusion.models.patch_mixture import PatchMixture
 from tweedie_diffusion.training import trained
-from tweedie_diffusion.training.config import default_config
+from tweedie_diffusion.training.config import default_config, from_json, to_json
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.loop import train
 from tweedie_diffusion.training.parts import request_of
-from tweedie_diffusion.training.trained import TrainedModel, load_run
+from tweedie_diffusion.training.trained import TrainedModel, digest, load_run
 
 MEAN, VARIANCE = 0.3, 0.25
 
@@ -79,6 +81,36 @@ def test_posterior_draws_differ_and_clean_images_stay(model):
     first, second = (model.posterior_sample(x_t, sigma, n) for n in range(2))
     assert np.array_equal(first[0], x_t[0])
     assert not np.allclose(first[1], second[1])
+
+
+def changed(model, key, value):
+    config = from_json(to_json(model.config))
+    config.update_from_flattened_dict({key: value})
+    return dataclasses.replace(model, config=config)
+
+
+def mixture(mean):
+    axes, one = np.eye(3, dtype=np.float32)[None], np.ones(1, np.float32)
+    return PatchMixture(one, np.full((1, 3), mean, np.float32), axes, np.ones((1, 3), np.float32), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("data.source", "elsewhere"), ("training.log_every", 7), ("evaluation.num_images", 7)]
+)
+def test_the_digest_of_a_model_is_of_nothing_that_leaves_it_as_it_is(model, key, value):
+    assert digest(changed(model, key, value)) == digest(model)
+
+
+def test_the_digest_of_a_model_is_of_all_that_changes_it(model):
+    others = [
+        changed(model, "model.sigma_data", 0.7),
+        changed(model, "sampling.rho", 5.0),
+        dataclasses.replace(model, facts=dataclasses.replace(model.facts, scaling=Scaling(-1, 2, "float32"))),
+        dataclasses.replace(model, params=model.params | {"mean": np.float32(0.31)}),
+        dataclasses.replace(model, mixture=mixture(0.0)),
+        dataclasses.replace(model, mixture=mixture(0.1)),
+    ]
+    assert len({digest(other) for other in [model, *others]}) == 7
 
 
 def test_denoise_refuses_other_shapes_and_levels(model):

@@ -124,6 +124,9 @@ def test_a_damaged_export_is_told_in_a_line(copy):
         ("model.channels", 16, r"has params/\S+ as float32 \[.+\], not float32 \[.+\]: it is not of the"),
         ("model.blocks_per_resolution", 2, r"lacks params/down_0_1/conv_in/bias"),
         ("model.patch_components", 0, r"has params/conv_in/kernel as float32"),
+        ("model.blocks_per_resolution", 10**9, "is 1000000000, and no model has more than 128"),
+        ("model.channel_multipliers", [1] * 100, "has 100 entries, and no model has more than 32"),
+        pytest.param("model.sigma_data", 10**400, "cannot be read", id="huge"),
         ("model.network", "vit", "model.network must be one of"),
     ],
 )
@@ -131,6 +134,12 @@ def test_another_network_is_told_in_a_line(copy, key, value, told):
     settings = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(settings | {key: value}))
     with pytest.raises(InputError, match=told):
+        load_run(copy)
+
+
+def test_nesting_without_end_is_told_in_a_line(copy):
+    (copy / "data.json").write_text("[" * 10**5)
+    with pytest.raises(InputError, match=r"data.json of .* cannot be read"):
         load_run(copy)
 
 
@@ -149,6 +158,13 @@ def test_a_missing_file_is_told_in_a_line(copy, name):
         ("shape", [4, 4]),
         ("sigma_data", -1),
         ("sigma_tn_max", float("nan")),
+        pytest.param("sigma_data", 10**400, id="huge"),
+        ("shape", [2**15, 2**15, 1]),
+        ("scaling", {"low": 0, "high": 16, "dtype": "object"}),
+        ("scaling", {"low": 0, "high": 16, "dtype": "M8[s]"}),
+        ("scaling", {"low": 16, "high": 16, "dtype": "uint8"}),
+        ("scaling", {"low": 0, "high": float("inf"), "dtype": "uint8"}),
+        ("scaling", {"low": [0, 0], "high": 16, "dtype": "uint8"}),
     ],
 )
 def test_impossible_data_is_told_in_a_line(copy, key, value):

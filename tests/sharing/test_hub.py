@@ -5,6 +5,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
+from tests.sharing.conftest import small_unet, write_run
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.sharing.export import export
 from tweedie_diffusion.sharing.hub import push
@@ -51,6 +52,24 @@ def test_a_model_goes_to_the_hub_and_comes_back(run, hub, x_t, tmp_path):
     assert hub.asked[1:] == [("me/digits", "c0ffee")]
     assert np.array_equal(model.denoise(x_t, 0.3), load_run(run).denoise(x_t, 0.3))
     push(tmp_path / "digits", "hub:me/digits")  # a newer one takes its place
+
+
+def test_what_came_with_the_weights_is_checked_and_checkpoints_are_not_read(run, hub, x_t, tmp_path):
+    export(run, tmp_path / "digits", name="hub:me/digits")
+    push(tmp_path / "digits", "hub:me/digits")
+    there = hub.folder / "me" / "digits"
+    shutil.copytree(
+        write_run(tmp_path / "other", small_unet(), load_run(run).facts, seed=1) / "checkpoints", there / "checkpoints"
+    )
+    assert np.array_equal(load_run("hub:me/digits").denoise(x_t, 0.3), load_run(run).denoise(x_t, 0.3))
+    with pytest.raises(InputError, match=r"hub:me/digits holds one set of weights"):
+        load_run("hub:me/digits", best=True)
+    (there / "data.json").write_text((there / "data.json").read_text().replace('"uint8"', '"object"'))
+    with pytest.raises(InputError, match=r"data.json of hub:me/digits cannot be read \(its scaling"):
+        load_run("hub:me/digits")
+    (there / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no model.safetensors in hub:me/digits"):
+        load_run("hub:me/digits")
 
 
 def test_what_else_is_on_the_hub_is_left(hub, tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,13 @@ from tweedie_diffusion.diffusion.sampling import reverse_process
 from tweedie_diffusion.diffusion.tiling import tiled
 from tweedie_diffusion.models.patch_mixture import PatchMixture
 from tweedie_diffusion.training.checkpoints import restore_saved
-from tweedie_diffusion.training.config import Config, check_config, from_json, to_json
+from tweedie_diffusion.training.config import Config, from_json, to_json
 from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.exported import WEIGHTS, is_export, read_weights
 from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.foreign import check_foreign
 from tweedie_diffusion.training.grids import sampling_levels
-from tweedie_diffusion.training.hub import local
+from tweedie_diffusion.training.hub import is_of_hub, local
 from tweedie_diffusion.training.patch_prior import read_mixture
 from tweedie_diffusion.training.spread import devices_for, in_batches, local_mesh, place_rows, place_whole
 from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer
@@ -258,25 +260,39 @@ def load_run(workdir, *, best: bool = False) -> TrainedModel:
         FileNotFoundError: if there is no run, or no checkpoint yet, or no such model.
         InputError: if what is there cannot be used.
     """
-    folder = local(workdir)
+    return load_folder(local(workdir), workdir, best=best)
+
+
+def load_folder(folder: Path, workdir, *, best: bool = False) -> TrainedModel:
+    """`load_run` of the folder that `workdir` was found to be; checkpoints beside weights of the Hub are nobody's."""
+    shared = is_of_hub(workdir) or is_export(folder)
+    if shared and best:
+        raise InputError(f"{workdir} holds one set of weights, and no checkpoints to take the best of: leave out best")
     if not (folder / "config.json").is_file():
-        what = "run" if not is_export(folder) else "config.json beside the weights"
-        raise FileNotFoundError(f"there is no {what} in {folder}: train one with python -m tweedie_diffusion.main")
-    try:
-        config = from_json((folder / "config.json").read_text())
-        facts = DataFacts.from_json((folder / "data.json").read_text())
-        if is_export(folder):  # it may come from anywhere
-            check_config(config)
-            facts.check()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"config.json or data.json of {folder} cannot be read ({error})") from error
+        what = "run" if not shared else "config.json beside the weights"
+        raise FileNotFoundError(f"there is no {what} in {workdir}: train one with python -m tweedie_diffusion.main")
+    if is_of_hub(workdir) and not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"there is no {WEIGHTS} in {workdir}: it is no exported model")
+    config, facts = _described(folder, workdir, shared)
     network = build_network(config.model, facts)
     fresh = lambda: init_params(jax.random.key(0), network, config.model, facts)
-    if is_export(folder):
+    if shared:
         params, mixture = read_weights(folder / WEIGHTS, jax.eval_shape(fresh), bool(config.model.patch_components))
     else:
         params, mixture = _of_run(folder, config, facts, fresh, best)
     return TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), params, mixture)
+
+
+def _described(folder, workdir, shared) -> tuple[Config, DataFacts]:
+    """Settings and data of a model; what is shared may come from anywhere, and is checked."""
+    try:
+        config = from_json((folder / "config.json").read_text())
+        facts = DataFacts.from_json((folder / "data.json").read_text())
+        if shared:
+            check_foreign(config, facts)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f"config.json or data.json of {workdir} cannot be read ({error})") from error
+    return config, facts
 
 
 def _of_run(workdir, config, facts, fresh, best):

@@ -162,6 +162,23 @@ def of_classes():
     return TrainedModel(config, facts, by_class, {})
 
 
+def test_posterior_samples_of_a_class_are_of_it(of_classes):
+    x_t, sigma, labels = np.zeros((4, 3), np.float32), np.float32([0.4, 0, 0.4, 0.4]), np.array([3, 1, 2, -1])
+    draws = of_classes.posterior_sample(x_t, sigma, 0, labels=labels)
+    np.testing.assert_allclose(draws[:, 0], [3, 0, 2, -1], atol=1e-5)
+
+
+def test_without_a_class_a_model_that_always_had_one_is_not_asked(of_classes):
+    of_classes.config.model.label_dropout = 0.0
+    x_t, sigma = np.zeros((2, 3), np.float32), np.full(2, 0.4, np.float32)
+    for labels in (None, np.array([1, -1])):
+        with pytest.raises(InputError, match=r"give labels, or train with model.label_dropout > 0"):
+            of_classes.denoise(x_t, sigma, labels)
+        with pytest.raises(InputError, match=r"give labels, or train with model.label_dropout > 0"):
+            of_classes.posterior_sample(x_t, sigma, 0, labels=labels)
+    np.testing.assert_allclose(of_classes.denoise(x_t, sigma, np.array([1, 2]))[:, 0], [1, 2], atol=1e-5)
+
+
 def test_guidance_goes_beyond_the_class(of_classes):
     # −1 + w (label − −1), by the last denoising.
     np.testing.assert_allclose(of_classes.sample(range(4), guidance=3.0)[:, 0], [2, 5, 8, 11], atol=1e-4)
@@ -191,6 +208,8 @@ def test_stated_levels_are_those_that_are_denoised(model):
         ({}, {"guidance_interval": (0.1, 1.0)}, "state guidance too"),
         ({"label_dropout": 0.0}, {"guidance": 2.0}, "guidance needs training with model.label_dropout > 0"),
         ({"class_conditional": False}, {"guidance": 2.0}, "guidance needs classes, and the model has none"),
+        ({}, {"label": 4}, "label=4: the model has no such class, it has 0 to 3"),
+        ({"class_conditional": False}, {"label": 0}, "label=0: the model has no such class, it has none"),
         ({}, {"sigmas": (1.0, 2.0)}, "sigmas must go down"),
     ],
 )

@@ -15,12 +15,13 @@ from tweedie_diffusion.data.sources import SAMPLED, Images, spaced
 
 VERSION = r"(\d+|\*)(\.(\d+|\*)){2}"  # as in cifar10:3.0.2
 
+
 def open_tfds(name: str, *, rule: ScalingRule = ScalingRule(), image_size: int = 0) -> Images:  # noqa: B008 — frozen
     """A split of a prepared TFDS data set, by name: `cifar10`, `celeb_a@train[:50%]`, `downsampled_imagenet/64x64`.
 
     Raises:
-        InputError: if it has a namespace, there is no such data set or split, it is not prepared on this machine, or its images differ in
-            size.
+        InputError: if it has a namespace, there is no such data set or split, it is not prepared on this machine, or
+            its images differ in size.
     """
     import tensorflow_datasets as tfds
 

@@ -107,6 +107,11 @@ def check_facts(config: Config, facts: DataFacts) -> None:
         raise InputError("data.flip mirrors images, and the data is vectors: set it to False")
     if config.data.turn and (len(facts.shape) != 3 or facts.shape[0] != facts.shape[1]):
         raise InputError("data.turn needs square images: set it to False, or data.crop")
+    if config.model.class_conditional and not config.model.label_dropout:
+        raise InputError(
+            "model.label_dropout=0 hides no class, and much asks for images without one: set it to 0.1, "
+            "or model.class_conditional=False"
+        )
     for road in ("consistency", "refresh"):
         if not config[road].weight:
             continue

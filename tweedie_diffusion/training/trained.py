@@ -15,7 +15,7 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.guidance import guided
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
-from tweedie_diffusion.diffusion.rows import check_levels, normal, purpose_key, split
+from tweedie_diffusion.diffusion.rows import check_levels, is_known, normal, purpose_key, split
 from tweedie_diffusion.diffusion.sampling import reverse_process
 from tweedie_diffusion.diffusion.tiling import tiled
 from tweedie_diffusion.models.patch_mixture import PatchMixture
@@ -90,13 +90,25 @@ class TrainedModel:
 
         Raises:
             ValueError: if the images are smaller than those of training or have other channels, or sigma <= 0.
+            InputError: without classes, of a model that knows no image without one.
         """
+        self._check_labels(labels)
         if not self.takes(x_t.shape[1:]):
             larger = " or larger" if len(self.facts.shape) == 3 else ""
             raise ValueError(f"the model takes images {list(self.facts.shape)}{larger} (got {list(x_t.shape[1:])})")
         check_levels(0.0, sigma, "sigma must be > 0", strict=True)
         x_t, sigma = jnp.asarray(x_t, jnp.float32), jnp.asarray(sigma, jnp.float32)
         return self._compiled_denoise(self.params, x_t, sigma, labels)
+
+    def _check_labels(self, labels):
+        """InputError where no class is asked for, and training had no image without one."""
+        model = self.config.model
+        if not model.class_conditional or model.label_dropout:
+            return
+        if labels is None or (is_known(labels) and (np.asarray(labels) < 0).any()):
+            raise InputError(
+                "the model knows no image without a class: give labels, or train with model.label_dropout > 0"
+            )
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether examples of a shape can be denoised: that of training, or larger images with as many channels."""
@@ -137,10 +149,13 @@ class TrainedModel:
 
         Raises:
             InputError: if truncated, and the training images have no noise to stop at; for levels that are no grid;
-                for guidance of a model that does not know images with and without a class.
+                for a class that the model has not; for guidance of one that does not know images with and without a
+                class.
         """
         grid = {"truncated": truncated, "num_steps": num_steps, **levels}
-        sigmas, weight = self.check_sampling(guidance=guidance, guidance_interval=guidance_interval, **grid)
+        sigmas, weight = self.check_sampling(
+            label=label, guidance=guidance, guidance_interval=guidance_interval, **grid
+        )
         indices, step = np.asarray(indices), step or self.config.sampling.step
         labels = self.labels(indices, label)
         size = rows_a_device(self.facts.shape)
@@ -164,10 +179,14 @@ class TrainedModel:
         return indices % self.facts.num_classes if label < 0 else np.full(len(indices), label)
 
     def check_sampling(
-        self, *, guidance: float = 1.0, guidance_interval: Sequence[float] = (), **grid
+        self, *, label: int = -1, guidance: float = 1.0, guidance_interval: Sequence[float] = (), **grid
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The levels [N] of `sample`, and its guidance (weight, low, high), None for a weight of 1; errors as there."""
         sigmas = sampling_levels(self.config.sampling, self.facts, **grid)
+        classes = self.facts.num_classes if self.config.model.class_conditional else 0
+        if label >= max(classes, 0):
+            known = f"it has 0 to {classes - 1}" if classes else "it has none: leave out label"
+            raise InputError(f"label={label}: the model has no such class, {known}")
         if guidance == 1 and not len(guidance_interval):
             return sigmas, None
         low, high = guidance_interval if len(guidance_interval) else (0.0, np.inf)
@@ -196,7 +215,14 @@ class TrainedModel:
         return BATCH if x_t.shape[1:] == self.facts.shape else 1
 
     def posterior_sample(
-        self, x_t: np.ndarray, sigma: np.ndarray, draw: int, *, seed: int = 0, indices: np.ndarray | None = None
+        self,
+        x_t: np.ndarray,
+        sigma: np.ndarray,
+        draw: int,
+        *,
+        seed: int = 0,
+        indices: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
     ) -> np.ndarray:
         """One sample a row of p(x_0 | x_t): the stochastic midpoint process from each row's own level down.
 
@@ -206,23 +232,29 @@ class TrainedModel:
             draw: the number of the sample; row n's depends on (seed, draw, indices[n]).
             seed: of the noise.
             indices: [N] numbers of the images; 0, 1, … if None.
+            labels: [N] classes, as of `denoise`.
 
         Returns:
             [N, ...] float32.
+
+        Raises:
+            InputError: as `denoise`.
         """
+        self._check_labels(labels)
         sampling = self.config.sampling
         key = jax.random.fold_in(purpose_key(seed, "posterior"), draw)
 
-        def descend(indices, x_t, sigma):
+        def descend(indices, x_t, sigma, *labels):
             _, step_keys = _keys(key, indices)
             lowest = np.minimum(sampling.sigma_min, sigma / 2)
             sigmas = karras_sigmas(sampling.num_steps, sigma_min=lowest, sigma_max=sigma, rho=sampling.rho)
-            return self._compiled_reverse(self.params, step_keys, x_t, sigmas, None, None, "midpoint")
+            return self._compiled_reverse(self.params, step_keys, x_t, sigmas, *(labels or (None,)), None, "midpoint")
 
         indices = np.arange(len(x_t)) if indices is None else indices
         drawn, noisy = np.array(x_t, np.float32), sigma > 0
         if noisy.any():
-            rows = indices[noisy], drawn[noisy], sigma[noisy]
+            rows = [indices[noisy], drawn[noisy], sigma[noisy]]
+            rows += [] if labels is None else [np.asarray(labels)[noisy]]
             drawn[noisy] = in_batches(descend, *rows, size=self._batch(x_t))
         return drawn
 

@@ -1,5 +1,6 @@
 import shutil
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -26,9 +27,14 @@ class FakeHub:
     def list_repo_files(self, name):
         return [path.name for path in (self.folder / name).iterdir()]
 
-    def upload_folder(self, *, repo_id, folder_path, allow_patterns, commit_message):
-        for name in allow_patterns:
-            shutil.copy(f"{folder_path}/{name}", self.folder / repo_id)
+    def hf_hub_download(self, name, file):
+        return str(self.folder / name / file)
+
+    def upload_folder(self, *, repo_id, folder_path, allow_patterns, delete_patterns, commit_message):
+        for name in delete_patterns:
+            (self.folder / repo_id / name).unlink(missing_ok=True)
+        for path in [path for path in Path(folder_path).iterdir() if path.name in allow_patterns]:
+            shutil.copy(path, self.folder / repo_id)
         return type("Info", (), {"oid": "c0ffee"})
 
     def snapshot_download(self, name, *, revision, allow_patterns):
@@ -77,6 +83,27 @@ def test_what_else_is_on_the_hub_is_left(hub, tmp_path):
     (hub.folder / "me" / "gpt" / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"hub:me/gpt holds tokenizer.json, which is of no export"):
         push(tmp_path, "hub:me/gpt")
+
+
+def test_numbers_of_an_older_model_leave_the_hub(run, hub, tmp_path):
+    export(run, tmp_path / "digits")
+    push(tmp_path / "digits", "hub:me/digits")
+    there = hub.folder / "me" / "digits"
+    assert (there / "evaluation.json").is_file()
+    (tmp_path / "digits" / "evaluation.json").unlink()
+    push(tmp_path / "digits", "hub:me/digits")
+    assert not (there / "evaluation.json").exists()
+    assert (there / "denoising_curve.json").is_file()
+
+
+def test_a_card_that_was_edited_on_the_hub_is_left(run, hub, tmp_path):
+    export(run, tmp_path / "digits")
+    push(tmp_path / "digits", "hub:me/digits")
+    card = hub.folder / "me" / "digits" / "README.md"
+    card.write_text(edited := card.read_text().replace("## Use", "## How we use it"))
+    with pytest.raises(InputError, match=r"README.md of hub:me/digits was edited since it was written"):
+        push(tmp_path / "digits", "hub:me/digits")
+    assert card.read_text() == edited
 
 
 def test_a_local_path_is_not_looked_up(hub, tmp_path):

@@ -25,7 +25,8 @@ from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.diffusion.sampling import reverse_process
-from tweedie_diffusion.evaluation.pictures import save_strip
+from tweedie_diffusion.evaluation.figures import save_figure
+from tweedie_diffusion.evaluation.pictures import strip_figure
 from tweedie_diffusion.training.datasets import open_data_again
 from tweedie_diffusion.training.trained import TrainedModel, load_run
 
@@ -157,7 +158,7 @@ def main(arguments: list[str]) -> None:
         rows[name] = problem.guess(y)[:SHOWN]
         rows |= {title + " " * number: images[:SHOWN] for title, images in shown.items()}
     with whole(out) as (unfinished,):
-        save_strip(unfinished, rows)
+        save_figure(unfinished, strip_figure(rows))
     print(f"Look at {out}")
 
 

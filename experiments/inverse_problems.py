@@ -25,8 +25,9 @@ from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.diffusion.sampling import reverse_process
-from tweedie_diffusion.evaluation.pictures import save_strip
-from tweedie_diffusion.training.loop import open_data
+from tweedie_diffusion.evaluation.figures import save_figure
+from tweedie_diffusion.evaluation.pictures import strip_figure
+from tweedie_diffusion.training.datasets import open_data_again
 from tweedie_diffusion.training.trained import TrainedModel, load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run of images, whose noise was added to clean ones.")
@@ -114,15 +115,35 @@ def measured(problem: Problem, x_0: np.ndarray, y: np.ndarray, draws: np.ndarray
     }
 
 
+def check_flags() -> None:
+    """Raise InputError for levels that are none, before any work is done."""
+    for flag in (_SIGMA_Y, _SIGMA_MAX):
+        if not 0 < flag.value < np.inf:
+            raise InputError(f"--{flag.name} must be > 0 (got {flag.value:g})")
+
+
+def check_model(model: TrainedModel) -> None:
+    """Raise InputError for a run whose images cannot be measured here, or whose levels end above --sigma_max."""
+    shape, lowest = model.facts.shape, model.config.sampling.sigma_min
+    if len(shape) != 3 or model.config.data.noisy_already:
+        raise InputError("this needs a run of images that were clean before training added noise")
+    if any(side % 2 or side < 4 for side in shape[:2]):
+        raise InputError(f"this needs images with even sides of 4 pixels or more (got {shape[0]}×{shape[1]})")
+    if _SIGMA_MAX.value <= lowest:
+        raise InputError(
+            f"--sigma_max must exceed sampling.sigma_min of the run, {lowest:g} (got {_SIGMA_MAX.value:g})"
+        )
+
+
 def main(arguments: list[str]) -> None:
     """Measure, draw, and write the picture."""
     if arguments or not _WORKDIR.value:
         raise InputError("name a trained run, and nothing else: --workdir=runs/digits")
+    check_flags()
     out = check_output(Path(_OUT.value).expanduser(), (".png",))
     model = load_run(_WORKDIR.value)
-    if len(model.facts.shape) != 3 or model.config.data.noisy_already:
-        raise InputError("this needs a run of images that were clean before training added noise")
-    dataset = open_data(model.config.data)
+    check_model(model)
+    dataset = open_data_again(model.config, model.facts, _WORKDIR.value)
     x_0 = clean_images(dataset, split_of(dataset, model.config.data.split_seed)[1][: _IMAGES.value])
     key = purpose_key(_SEED.value, "inverse problems")
     rows = {"clean": x_0[:SHOWN]}
@@ -137,7 +158,7 @@ def main(arguments: list[str]) -> None:
         rows[name] = problem.guess(y)[:SHOWN]
         rows |= {title + " " * number: images[:SHOWN] for title, images in shown.items()}
     with whole(out) as (unfinished,):
-        save_strip(unfinished, rows)
+        save_figure(unfinished, strip_figure(rows))
     print(f"Look at {out}")
 
 

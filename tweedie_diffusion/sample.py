@@ -67,8 +67,6 @@ def _checked(arguments):
     out = output_of(_OUT.value, _NUM.value, _SHARD_SIZE.value)
     model = load_run(_WORKDIR.value)
     check_kind(out, model)
-    if _LABEL.value >= 0 and not (model.config.model.class_conditional and _LABEL.value < model.facts.num_classes):
-        raise InputError(f"--label={_LABEL.value}: the model of {_WORKDIR.value} has no such class")
     return out, model, request_of(model, _NUM.value, **settings)
 
 

@@ -2,6 +2,8 @@ import json
 import pickle
 import struct
 import sys
+import tarfile
+import types
 import zipfile
 
 import numpy as np
@@ -135,6 +137,28 @@ def test_cut_pytorch_files_are_refused(tmp_path):
         (tmp_path / "x.pth").write_bytes(content[:size])
         with pytest.raises(InputError, match="not a readable PyTorch file"):
             read_tensors(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(("version", "refused"), [("2.5.1", True), ("2.9.1+cu126", True), ("2.10.0", False)])
+def test_pytorch_that_could_be_made_to_run_code_is_refused(tmp_path, monkeypatch, version, refused):
+    asked = []
+    torch = types.SimpleNamespace(__version__=version, load=lambda *_, **__: asked.append(1) or {})
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    (tmp_path / "x.pth").write_bytes(b"")
+    if refused:
+        with pytest.raises(InputError, match=r"not safe to read with PyTorch .*pip install -U 'torch>=2.10'"):
+            read_tensors(tmp_path / "x.pth")
+    else:
+        assert read_tensors(tmp_path / "x.pth") == {}
+    assert bool(asked) != refused
+
+
+def test_a_tar_of_pytorch_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.10.0", load=lambda *_, **__: {}))
+    with tarfile.open(tmp_path / "x.pth", "w") as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+    with pytest.raises(InputError, match="it is a tar, of a PyTorch before"):
+        read_tensors(tmp_path / "x.pth")
 
 
 def test_a_compressed_archive_is_refused(tmp_path):

@@ -128,6 +128,18 @@ def test_an_unprepared_data_set_is_told_how_to_prepare_and_never_downloaded(data
     assert not any(data_dir.rglob("*.array_record*"))
 
 
+@pytest.mark.parametrize("name", ["huggingface:mnist", "ns:cifar10", "ns:cifar10:3.0.2", "kaggle:x@train", ":x"])
+def test_names_that_tfds_would_fetch_are_refused(data_dir, monkeypatch, name):
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: pytest.fail("TFDS was asked"))
+    with pytest.raises(InputError, match="has a namespace, whose data and code TFDS would download"):
+        open_images(f"tfds:{name}")
+
+
+def test_a_version_may_be_named(prepare):
+    prepare(Prepared)
+    assert open_images("tfds:prepared:1.0.0").count == 5
+
+
 @pytest.mark.parametrize("name", ["no_such_set", "", "cifar10/no_such_config", "cifar10:9.9.9", "a/b/c"])
 def test_an_unknown_name_is_one_line(data_dir, name):
     with pytest.raises(InputError, match=f"TFDS cannot open '{name}': ") as error:

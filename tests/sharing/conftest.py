@@ -12,6 +12,7 @@ from tweedie_diffusion.training.config import default_config, to_json
 from tweedie_diffusion.training.denoiser import build_network, init_params
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer
+from tweedie_diffusion.training.trained import digest, load_run
 
 
 def small_unet(patches=8):
@@ -55,5 +56,7 @@ def run(tmp_path_factory):
     workdir = write_run(tmp_path_factory.mktemp("sharing") / "digits", small_unet(), facts)
     (workdir / "denoising_curve.json").write_text('{"sigma": [0.5, 0.8], "relative_mse": [0.31, 0.125]}\n')
     numbers = {"frechet": {"value": 1.25, "n": {"generated": 64}, "warning": ""}}
-    (workdir / "evaluation.json").write_text(json.dumps(numbers | {"about": {"workdir": "/home/someone/runs"}}))
+    (workdir / "evaluation.json").write_text(
+        json.dumps(numbers | {"about": {"workdir": "/home/someone/runs", "model": digest(load_run(workdir))}})
+    )
     return workdir

@@ -154,6 +154,7 @@ def test_the_facts_of_an_imported_network(imported, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "imported from the tensors of `edm.npz`" in card
     check_config(config)
+    assert not any("label_dropout" in flag for flag in settings_to_go_on(model))
 
 
 def test_it_samples_and_the_settings_to_go_on_are_flags(imported, tmp_path):
@@ -203,6 +204,11 @@ def eval_of(text):
         ({"model.dec.8x8_up.skip.resample_filter": np.ones((1, 1, 4, 4))}, "is not the mean of 2×2 pixels"),
         ({"model.enc.8x8_conv.weight": None}, "needs one enc.RxR_conv.weight"),
         ({"model.enc.8x8_block0.conv1.weight": np.zeros((9, 8, 3, 3))}, "has blocks of"),
+        ({"model.enc.8x8_block0.conv1.weight": np.float32(1)}, "needs one enc.RxR_conv.weight"),
+        ({"model.enc.8x8_conv.weight": np.zeros((8, 0, 3, 3))}, "conv.weight holds something else than finite floats"),
+        ({"model.map_layer0.bias": np.full(32, 1e300)}, "map_layer0.bias holds something else than finite floats"),
+        ({"model.map_label.weight": np.float32(1)}, "holds map_label.weight"),
+        ({"model.map_label.weight": np.zeros((8, 2**21), np.float16)}, "num_classes 2097152 is beyond any model"),
     ],
 )
 def test_other_tensors_are_refused(tmp_path, change, told):

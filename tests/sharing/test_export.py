@@ -1,8 +1,10 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,8 +12,10 @@ import tweedie_diffusion
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.sharing import export as module
 from tweedie_diffusion.sharing.export import export
+from tweedie_diffusion.training.checkpoints import Checkpoints
 from tweedie_diffusion.training.exported import WEIGHTS, is_export
-from tweedie_diffusion.training.trained import load_run
+from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer
+from tweedie_diffusion.training.trained import digest, load_run
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +59,70 @@ def test_weights_are_plain_named_tensors(exported):
 
 def test_where_the_data_lay_is_not_told(exported):
     assert json.loads((exported / "config.json").read_text())["data.source"] == "*.png"
-    assert json.loads((exported / "evaluation.json").read_text())["about"] == {"workdir": "runs"}
+    assert json.loads((exported / "evaluation.json").read_text())["about"]["workdir"] == "runs"
     assert not any(
         b"someone" in content or str(exported).encode() in content for content in contents(exported).values()
     )
+
+
+@pytest.fixture
+def scored(run, tmp_path):
+    """The run with a later checkpoint of other weights, and a score that is a little worse."""
+    workdir, model = shutil.copytree(run, tmp_path / "scored"), load_run(run)
+    params = jax.tree.map(lambda leaf: leaf / 2, model.params)
+    config = model.config
+    state = init_state(params, make_optimizer(config.training), first_buffer(config.refresh, model.facts.shape))
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        checkpoints.score(0, 1.0)
+        checkpoints.save(dataclasses.replace(state, step=jnp.int32(1)))
+        checkpoints.score(1, 1.05)
+    numbers = json.loads((workdir / "evaluation.json").read_text())
+    numbers["about"]["model"] = digest(load_run(workdir))
+    (workdir / "evaluation.json").write_text(json.dumps(numbers))
+    return workdir
+
+
+def test_of_another_checkpoint_than_was_measured_no_numbers_are_told(scored, tmp_path):
+    export(scored, tmp_path / "usual")
+    assert {"evaluation.json", "denoising_curve.json"} <= contents(tmp_path / "usual").keys()
+    export(scored, tmp_path / "best", best=True)
+    assert not {"evaluation.json", "denoising_curve.json"} & contents(tmp_path / "best").keys()
+
+
+def test_numbers_of_another_model_are_left_behind(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    numbers = json.loads((workdir / "evaluation.json").read_text())
+    numbers["about"]["model"] = "0123456789abcdef"
+    (workdir / "evaluation.json").write_text(json.dumps(numbers))
+    export(workdir, tmp_path / "out")
+    assert "evaluation.json" not in contents(tmp_path / "out")
+    assert "denoising_curve.json" in contents(tmp_path / "out")
+
+
+def test_places_are_cut_to_names_whatever_they_begin_with():
+    about = {
+        "workdir": "runs/secret/digits",
+        "data": "C:\\Users\\me\\scans",
+        "reference": "a/b.npz",
+        "n": {"reference": 3},
+    }
+    found = module._names_alone({"about": about, "note": "D:/me/x", "ratio": "a/b"})
+    assert found["about"] == {"workdir": "digits", "data": "scans", "reference": "b.npz", "n": {"reference": 3}}
+    assert (found["note"], found["ratio"]) == ("x", "a/b")
+
+
+def test_a_folder_with_a_config_alone_is_told_as_it_is(run, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds config.json, which is of no export"):
+        export(run, tmp_path)
+
+
+def test_a_licence_and_best_are_looked_at_before_weights(exported, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="holds one set of weights, and no checkpoints"):
+        export(exported, tmp_path / "out", best=True)
+    monkeypatch.setattr(module, "load_folder", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(InputError, match="is no identifier"):
+        export(exported, tmp_path / "out", licence="My own")
 
 
 def test_an_export_replaces_an_older_one_and_nothing_else(run, copy, tmp_path):
@@ -124,6 +188,9 @@ def test_a_damaged_export_is_told_in_a_line(copy):
         ("model.channels", 16, r"has params/\S+ as float32 \[.+\], not float32 \[.+\]: it is not of the"),
         ("model.blocks_per_resolution", 2, r"lacks params/down_0_1/conv_in/bias"),
         ("model.patch_components", 0, r"has params/conv_in/kernel as float32"),
+        ("model.blocks_per_resolution", 10**9, "is 1000000000, and no model has more than 128"),
+        ("model.channel_multipliers", [1] * 100, "has 100 entries, and no model has more than 32"),
+        pytest.param("model.sigma_data", 10**400, "cannot be read", id="huge"),
         ("model.network", "vit", "model.network must be one of"),
     ],
 )
@@ -131,6 +198,12 @@ def test_another_network_is_told_in_a_line(copy, key, value, told):
     settings = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(settings | {key: value}))
     with pytest.raises(InputError, match=told):
+        load_run(copy)
+
+
+def test_nesting_without_end_is_told_in_a_line(copy):
+    (copy / "data.json").write_text("[" * 10**5)
+    with pytest.raises(InputError, match=r"data.json of .* cannot be read"):
         load_run(copy)
 
 
@@ -149,6 +222,13 @@ def test_a_missing_file_is_told_in_a_line(copy, name):
         ("shape", [4, 4]),
         ("sigma_data", -1),
         ("sigma_tn_max", float("nan")),
+        pytest.param("sigma_data", 10**400, id="huge"),
+        ("shape", [2**15, 2**15, 1]),
+        ("scaling", {"low": 0, "high": 16, "dtype": "object"}),
+        ("scaling", {"low": 0, "high": 16, "dtype": "M8[s]"}),
+        ("scaling", {"low": 16, "high": 16, "dtype": "uint8"}),
+        ("scaling", {"low": 0, "high": float("inf"), "dtype": "uint8"}),
+        ("scaling", {"low": [0, 0], "high": 16, "dtype": "uint8"}),
     ],
 )
 def test_impossible_data_is_told_in_a_line(copy, key, value):

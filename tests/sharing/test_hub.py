@@ -1,10 +1,12 @@
 import shutil
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
 import pytest
 
+from tests.sharing.conftest import small_unet, write_run
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.sharing.export import export
 from tweedie_diffusion.sharing.hub import push
@@ -25,9 +27,14 @@ class FakeHub:
     def list_repo_files(self, name):
         return [path.name for path in (self.folder / name).iterdir()]
 
-    def upload_folder(self, *, repo_id, folder_path, allow_patterns, commit_message):
-        for name in allow_patterns:
-            shutil.copy(f"{folder_path}/{name}", self.folder / repo_id)
+    def hf_hub_download(self, name, file):
+        return str(self.folder / name / file)
+
+    def upload_folder(self, *, repo_id, folder_path, allow_patterns, delete_patterns, commit_message):
+        for name in delete_patterns:
+            (self.folder / repo_id / name).unlink(missing_ok=True)
+        for path in [path for path in Path(folder_path).iterdir() if path.name in allow_patterns]:
+            shutil.copy(path, self.folder / repo_id)
         return type("Info", (), {"oid": "c0ffee"})
 
     def snapshot_download(self, name, *, revision, allow_patterns):
@@ -53,11 +60,50 @@ def test_a_model_goes_to_the_hub_and_comes_back(run, hub, x_t, tmp_path):
     push(tmp_path / "digits", "hub:me/digits")  # a newer one takes its place
 
 
+def test_what_came_with_the_weights_is_checked_and_checkpoints_are_not_read(run, hub, x_t, tmp_path):
+    export(run, tmp_path / "digits", name="hub:me/digits")
+    push(tmp_path / "digits", "hub:me/digits")
+    there = hub.folder / "me" / "digits"
+    shutil.copytree(
+        write_run(tmp_path / "other", small_unet(), load_run(run).facts, seed=1) / "checkpoints", there / "checkpoints"
+    )
+    assert np.array_equal(load_run("hub:me/digits").denoise(x_t, 0.3), load_run(run).denoise(x_t, 0.3))
+    with pytest.raises(InputError, match=r"hub:me/digits holds one set of weights"):
+        load_run("hub:me/digits", best=True)
+    (there / "data.json").write_text((there / "data.json").read_text().replace('"uint8"', '"object"'))
+    with pytest.raises(InputError, match=r"data.json of hub:me/digits cannot be read \(its scaling"):
+        load_run("hub:me/digits")
+    (there / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no model.safetensors in hub:me/digits"):
+        load_run("hub:me/digits")
+
+
 def test_what_else_is_on_the_hub_is_left(hub, tmp_path):
     (hub.folder / "me" / "gpt").mkdir(parents=True)
     (hub.folder / "me" / "gpt" / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"hub:me/gpt holds tokenizer.json, which is of no export"):
         push(tmp_path, "hub:me/gpt")
+
+
+def test_numbers_of_an_older_model_leave_the_hub(run, hub, tmp_path):
+    export(run, tmp_path / "digits")
+    push(tmp_path / "digits", "hub:me/digits")
+    there = hub.folder / "me" / "digits"
+    assert (there / "evaluation.json").is_file()
+    (tmp_path / "digits" / "evaluation.json").unlink()
+    push(tmp_path / "digits", "hub:me/digits")
+    assert not (there / "evaluation.json").exists()
+    assert (there / "denoising_curve.json").is_file()
+
+
+def test_a_card_that_was_edited_on_the_hub_is_left(run, hub, tmp_path):
+    export(run, tmp_path / "digits")
+    push(tmp_path / "digits", "hub:me/digits")
+    card = hub.folder / "me" / "digits" / "README.md"
+    card.write_text(edited := card.read_text().replace("## Use", "## How we use it"))
+    with pytest.raises(InputError, match=r"README.md of hub:me/digits was edited since it was written"):
+        push(tmp_path / "digits", "hub:me/digits")
+    assert card.read_text() == edited
 
 
 def test_a_local_path_is_not_looked_up(hub, tmp_path):

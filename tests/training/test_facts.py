@@ -8,7 +8,7 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.photon_noise import PhotonNoise
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.training.config import default_config
-from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.facts import DataFacts, check_facts
 from tweedie_diffusion.training.workdir import open_workdir
 
 SCALING = Scaling((0.0, 1.0), (2.0, 3.5), "uint16", photons=PhotonNoise(1.5, 2.0))
@@ -89,6 +89,15 @@ def test_an_older_run_goes_on(workdir):
     opened(workdir, FACTS)
     with pytest.raises(InputError, match="num_held_out: 10 -> 11"):
         opened(workdir, dataclasses.replace(FACTS, num_held_out=11))
+
+
+def test_training_with_classes_hides_some_of_them():
+    config = default_config()
+    config.model.label_dropout = 0.0
+    check_facts(config, FACTS)
+    config.model.class_conditional = True
+    with pytest.raises(InputError, match="label_dropout=0 hides no class"):
+        check_facts(config, FACTS)
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", None])

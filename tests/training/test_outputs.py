@@ -117,6 +117,10 @@ def test_vectors_are_no_images(model):
         ("x-%05d.npz", {"shard_size": 10}, "--shard_size is of several archives"),
         ("x-%05d.tar", {"shard_size": -1}, "--shard_size"),
         ("old-%d.tar", {"shard_size": 75}, "old-2.tar is of other samples"),
+        ("x-%05d.npz", {}, "names several files, which only .tar are"),
+        ("x-%05d.npy", {}, "names several files, which only .tar are"),
+        ("x-%05d.png", {}, "names several files, which only .tar are"),
+        ("..", {}, "names no file, and no new folder"),
         ("x.png", {"num": 5000}, "5000 images are no picture"),
     ],
 )
@@ -126,6 +130,26 @@ def test_what_cannot_be_written_is_refused_before_any_work(tmp_path, out, settin
     (tmp_path / "old-2.tar").write_text("of a larger sampling")
     with pytest.raises(InputError, match=message):
         output_of(f"{tmp_path}/{out}", settings.pop("num", NUM), **settings)
+
+
+@pytest.mark.parametrize("out", ["", ".", "./", "/"])
+def test_what_names_nothing_is_refused(out):
+    with pytest.raises(InputError, match="names no file, and no new folder"):
+        output_of(out, NUM)
+
+
+@pytest.mark.parametrize("out", ["x.npz", "x.tar", "x/"])
+def test_a_folder_that_may_not_be_written_to_is_found_before_any_work(tmp_path, monkeypatch, out):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match="may not be written to: change its permissions"):
+        output_of(f"{tmp_path}/{out}", NUM)
+
+
+def test_other_samples_are_not_taken_for_these(model, tmp_path):
+    write(model, f"{tmp_path}/x/")
+    folder_of(tmp_path / "x").mkdir()  # as a stop may leave it
+    with pytest.raises(InputError, match="x exists already: name a new folder"):
+        output_of(f"{tmp_path}/x/", NUM)
 
 
 def test_a_name_without_a_suffix_is_a_folder(tmp_path):

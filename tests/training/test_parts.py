@@ -113,7 +113,9 @@ def test_a_damaged_part_is_drawn_again(model, request_for_all, in_one_go, tmp_pa
     assert path.read_bytes() == whole_before
 
 
-@pytest.mark.parametrize("other", [{"seed": 4}, {"truncated": True}, {"num_steps": 5}, {"step": "heun"}, {"label": 0}])
+@pytest.mark.parametrize(
+    "other", [{"seed": 4}, {"truncated": True}, {"num_steps": 5}, {"step": "heun"}, {"sigma_min": 0.1}]
+)
 def test_parts_of_other_samples_are_refused_and_kept(model, request_for_all, tmp_path, other):
     together(model, request_for_all, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,12 +13,13 @@ import tweedie_diffusion
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
+from tweedie_diffusion.models.patch_mixture import PatchMixture
 from tweedie_diffusion.training import trained
-from tweedie_diffusion.training.config import default_config
+from tweedie_diffusion.training.config import default_config, from_json, to_json
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.loop import train
 from tweedie_diffusion.training.parts import request_of
-from tweedie_diffusion.training.trained import TrainedModel, load_run
+from tweedie_diffusion.training.trained import TrainedModel, digest, load_run
 
 MEAN, VARIANCE = 0.3, 0.25
 
@@ -81,6 +83,36 @@ def test_posterior_draws_differ_and_clean_images_stay(model):
     assert not np.allclose(first[1], second[1])
 
 
+def changed(model, key, value):
+    config = from_json(to_json(model.config))
+    config.update_from_flattened_dict({key: value})
+    return dataclasses.replace(model, config=config)
+
+
+def mixture(mean):
+    axes, one = np.eye(3, dtype=np.float32)[None], np.ones(1, np.float32)
+    return PatchMixture(one, np.full((1, 3), mean, np.float32), axes, np.ones((1, 3), np.float32), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("data.source", "elsewhere"), ("training.log_every", 7), ("evaluation.num_images", 7)]
+)
+def test_the_digest_of_a_model_is_of_nothing_that_leaves_it_as_it_is(model, key, value):
+    assert digest(changed(model, key, value)) == digest(model)
+
+
+def test_the_digest_of_a_model_is_of_all_that_changes_it(model):
+    others = [
+        changed(model, "model.sigma_data", 0.7),
+        changed(model, "sampling.rho", 5.0),
+        dataclasses.replace(model, facts=dataclasses.replace(model.facts, scaling=Scaling(-1, 2, "float32"))),
+        dataclasses.replace(model, params=model.params | {"mean": np.float32(0.31)}),
+        dataclasses.replace(model, mixture=mixture(0.0)),
+        dataclasses.replace(model, mixture=mixture(0.1)),
+    ]
+    assert len({digest(other) for other in [model, *others]}) == 7
+
+
 def test_denoise_refuses_other_shapes_and_levels(model):
     with pytest.raises(ValueError, match=r"the model takes images \[3\] \(got \[4\]\)"):
         model.denoise(np.zeros((1, 4), np.float32), 0.5)
@@ -130,6 +162,23 @@ def of_classes():
     return TrainedModel(config, facts, by_class, {})
 
 
+def test_posterior_samples_of_a_class_are_of_it(of_classes):
+    x_t, sigma, labels = np.zeros((4, 3), np.float32), np.float32([0.4, 0, 0.4, 0.4]), np.array([3, 1, 2, -1])
+    draws = of_classes.posterior_sample(x_t, sigma, 0, labels=labels)
+    np.testing.assert_allclose(draws[:, 0], [3, 0, 2, -1], atol=1e-5)
+
+
+def test_without_a_class_a_model_that_always_had_one_is_not_asked(of_classes):
+    of_classes.config.model.label_dropout = 0.0
+    x_t, sigma = np.zeros((2, 3), np.float32), np.full(2, 0.4, np.float32)
+    for labels in (None, np.array([1, -1])):
+        with pytest.raises(InputError, match=r"give labels, or train with model.label_dropout > 0"):
+            of_classes.denoise(x_t, sigma, labels)
+        with pytest.raises(InputError, match=r"give labels, or train with model.label_dropout > 0"):
+            of_classes.posterior_sample(x_t, sigma, 0, labels=labels)
+    np.testing.assert_allclose(of_classes.denoise(x_t, sigma, np.array([1, 2]))[:, 0], [1, 2], atol=1e-5)
+
+
 def test_guidance_goes_beyond_the_class(of_classes):
     # −1 + w (label − −1), by the last denoising.
     np.testing.assert_allclose(of_classes.sample(range(4), guidance=3.0)[:, 0], [2, 5, 8, 11], atol=1e-4)
@@ -159,6 +208,8 @@ def test_stated_levels_are_those_that_are_denoised(model):
         ({}, {"guidance_interval": (0.1, 1.0)}, "state guidance too"),
         ({"label_dropout": 0.0}, {"guidance": 2.0}, "guidance needs training with model.label_dropout > 0"),
         ({"class_conditional": False}, {"guidance": 2.0}, "guidance needs classes, and the model has none"),
+        ({}, {"label": 4}, "label=4: the model has no such class, it has 0 to 3"),
+        ({"class_conditional": False}, {"label": 0}, "label=0: the model has no such class, it has none"),
         ({}, {"sigmas": (1.0, 2.0)}, "sigmas must go down"),
     ],
 )

@@ -1,6 +1,7 @@
 """Arrays that programs read, and where they may write."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,14 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
         raise InputError(f"{path} must end in {' or '.join(suffixes)}")
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"the folder of {path} does not exist: create it first")
+    check_parent(path)
     return path
+
+
+def check_parent(path: Path) -> None:
+    """Raise InputError if nothing can be written beside `path`, before any work is done."""
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise InputError(f"the folder of {path} does not exist: create it first")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"the folder of {path} may not be written to: change its permissions, or name another")

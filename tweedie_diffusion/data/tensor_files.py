@@ -1,5 +1,11 @@
-"""Files of named tensors, as networks are stored in: .safetensors, .npz and PyTorch's .pth; nothing pickled is run."""
+"""Files of named tensors, as networks are stored in: .safetensors, .npz and PyTorch's .pth.
 
+Only PyTorch's are pickles, which its reader of weights alone takes apart
+without running them, as far as is known of it.
+"""
+
+import re
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +17,7 @@ from tweedie_diffusion.data.formats.arrays import load_arrays
 
 PYTORCH = (".pth", ".pt")
 PICKLES = (".pkl", ".pickle")
+SAFE = (2, 10)  # of PyTorch: before, `weights_only` could be made to run code (CVE-2025-32434, CVE-2026-24747)
 SUFFIXES = (".safetensors", ".npz", *PYTORCH)
 
 
@@ -18,8 +25,8 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a file by name, in the dtypes that they are stored in (bfloat16 as float32).
 
     Args:
-        path: a .safetensors, an .npz, or a .pth or .pt that holds a dictionary of tensors. The last two need PyTorch,
-            which reads them with `weights_only=True`.
+        path: a .safetensors, an .npz, or a .pth or .pt that holds a dictionary of tensors. The last two need PyTorch
+            2.10 or newer, which reads them with `weights_only=True`.
 
     Raises:
         InputError: if the file is missing, damaged, of another kind, or holds anything but tensors by name.
@@ -60,6 +67,7 @@ def _read_pytorch(path):
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(f"{path} needs PyTorch: pip install torch, or convert it elsewhere: {_mend(path)}") from error
+    _check_version(path, torch.__version__)
     try:
         _check_archive(path)
         found = torch.load(path, weights_only=True, map_location="cpu")
@@ -86,10 +94,25 @@ def _array(path, name, value, size):
         raise InputError(f"{path}: `{name}` cannot be read ({_one_line(error)})") from error
 
 
+def _check_version(path, version):
+    """InputError for a PyTorch whose `weights_only` is known to be unsafe."""
+    numbers = re.match(r"(\d+)\.(\d+)", str(version))
+    if numbers is None or tuple(map(int, numbers.groups())) < SAFE:
+        newest = ".".join(map(str, SAFE))
+        raise InputError(
+            f"{path} is not safe to read with PyTorch {version}, which such a file could make run anything: "
+            f"pip install -U 'torch>={newest}', or convert it to .safetensors or .npz where you trust it"
+        )
+
+
 def _check_archive(path):
-    """ValueError for a compressed archive, which PyTorch does not write: it could unpack to any size."""
-    if not zipfile.is_zipfile(path):
-        return  # as PyTorch wrote before 1.6
+    """ValueError for a compressed archive, which PyTorch does not write: it could unpack to any size; and for a tar,
+    as it wrote before 0.1.10.
+    """
+    if not zipfile.is_zipfile(path):  # as PyTorch wrote before 1.6
+        if tarfile.is_tarfile(path):
+            raise ValueError("it is a tar, of a PyTorch before 0.1.10: save it again with a newer one")
+        return
     with zipfile.ZipFile(path) as archive:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
             raise ValueError("its archive is compressed")

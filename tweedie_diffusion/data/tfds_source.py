@@ -1,6 +1,7 @@
 """TFDS data sets through `data_source`: random access, without TensorFlow, and never a hidden download."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,19 +13,27 @@ from tweedie_diffusion.data.resize import crop_and_resize
 from tweedie_diffusion.data.scaling import ScalingRule
 from tweedie_diffusion.data.sources import SAMPLED, Images, spaced
 
+VERSION = r"(\d+|\*)(\.(\d+|\*)){2}"  # as in cifar10:3.0.2
+
 
 def open_tfds(name: str, *, rule: ScalingRule = ScalingRule(), image_size: int = 0) -> Images:  # noqa: B008 — frozen
     """A split of a prepared TFDS data set, by name: `cifar10`, `celeb_a@train[:50%]`, `downsampled_imagenet/64x64`.
 
     Raises:
-        InputError: if there is no such data set or split, it is not prepared on this machine, or its images differ in
-            size.
+        InputError: if it has a namespace, there is no such data set or split, it is not prepared on this machine, or
+            its images differ in size.
     """
     import tensorflow_datasets as tfds
 
     name, _, split = name.partition("@")
     split = split or "train"
 
+    _, colon, version = name.partition(":")
+    if colon and not re.fullmatch(VERSION, version):  # TFDS would fetch what the name asks for, code too
+        raise InputError(
+            f"TFDS data set {name!r} has a namespace, whose data and code TFDS would download: name one that is part "
+            "of TFDS, as cifar10 or cifar10:3.0.2"
+        )
     try:
         builder: Any = tfds.builder(name, file_format="array_record")
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError, ImportError) as error:

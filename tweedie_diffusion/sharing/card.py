@@ -41,12 +41,17 @@ def model_card(model: TrainedModel, about: About) -> str:
     Raises:
         InputError: if the licence is no identifier.
     """
-    if about.licence and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", about.licence):
-        raise InputError(f"the licence {about.licence!r} is no identifier: write it as cc-by-4.0 or apache-2.0")
+    check_licence(about.licence)
     parts = [_front(model, about), f"# {_cell(about.name.split('/')[-1])}\n\n{_kind(model, about)}", _data(model)]
     parts += [*_measured(about), _usage(model, about), _licence(about)]
     text = "\n\n".join(parts) + "\n\n"
     return text + _MARK.format(hashlib.sha256(text.encode()).hexdigest())
+
+
+def check_licence(licence: str) -> None:
+    """Raise InputError if a licence is stated and no identifier."""
+    if licence and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
+        raise InputError(f"the licence {licence!r} is no identifier: write it as cc-by-4.0 or apache-2.0")
 
 
 def was_edited(card: str) -> bool:

@@ -12,12 +12,13 @@ import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.scaling import Scaling
-from tweedie_diffusion.data.tensor_files import read_tensors
+from tweedie_diffusion.data.tensor_files import PICKLES, read_tensors
 from tweedie_diffusion.sharing.card import About
 from tweedie_diffusion.sharing.export import check_target, write_model
 from tweedie_diffusion.training.config import Config, default_config, flatten
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.foreign import check_foreign
 from tweedie_diffusion.training.trained import TrainedModel
 
 SIGMA_DATA = 0.5  # of all networks of EDM (its table 1), whatever their data
@@ -25,7 +26,6 @@ SIGMA_MIN = 0.002  # of its sampler
 STEPS = {32: 18, 64: 40}  # of its sampler, up to an image size (35 and 79 evaluations)
 UNUSED = "map_augment.weight"  # of the augmentations of its training: 0 for an image as it is
 OTHERS = {"out_norm.": "ADM", "map_noise.": "NCSN++", "aux_residual": "NCSN++"}  # what only they have
-PICKLES = (".pkl", ".pickle")
 
 
 def import_edm(weights: Path, folder: Path) -> TrainedModel:
@@ -43,6 +43,10 @@ def import_edm(weights: Path, folder: Path) -> TrainedModel:
         raise InputError(_without_pickle(weights))
     tensors = _network_of(read_tensors(weights), weights)
     config, facts = _described(tensors, weights)
+    try:
+        check_foreign(config, facts)
+    except ValueError as error:
+        raise InputError(f"{weights} holds no DDPM++ network of EDM ({error})") from error
     network = build_network(config.model, facts)
     shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), network, config.model, facts))
     params = _as_params(tensors, shapes, facts.shape[0], weights)
@@ -54,7 +58,9 @@ def import_edm(weights: Path, folder: Path) -> TrainedModel:
 def settings_to_go_on(model: TrainedModel) -> list[str]:
     """The flags of a config that trains an imported model further."""
     default = flatten(default_config().model)
-    changed = {key: value for key, value in flatten(model.config.model).items() if value != default[key]}
+    found = flatten(model.config.model)
+    found.pop("label_dropout")  # with the usual one training teaches it images without a class
+    changed = {key: value for key, value in found.items() if value != default[key]}
     return [f"--config.model.{key}={str(value).replace(' ', '')!r}" for key, value in changed.items()]
 
 
@@ -80,16 +86,25 @@ def _network_of(tensors: dict[str, np.ndarray], path) -> dict[str, np.ndarray]:
     for name in [name for name in needed if name.endswith(".resample_filter")]:
         if not np.array_equal(needed.pop(name), np.full((1, 1, 2, 2), 0.25)):
             raise InputError(f"{path}: {name} is not the mean of 2×2 pixels: only DDPM++ can be imported")
-    for name, tensor in needed.items():
-        if tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
-            raise InputError(f"{path}: {name} holds something else than finite floats")
-    return {name: tensor.astype(np.float32) for name, tensor in needed.items()}
+    return {name: _finite(tensor, f"{path}: {name}") for name, tensor in needed.items()}
+
+
+def _finite(tensor, name) -> np.ndarray:
+    """As float32, in which a large float64 is infinite."""
+    if tensor.dtype.kind != "f" or not tensor.size:
+        raise InputError(f"{name} holds something else than finite floats")
+    with np.errstate(over="ignore"):
+        found = tensor.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise InputError(f"{name} holds something else than finite floats")
+    return found
 
 
 def _described(tensors: dict[str, np.ndarray], path) -> tuple[Config, DataFacts]:
     """The settings and the data of the network that such tensors belong to."""
     first = [name for name in tensors if re.fullmatch(r"enc\.(\d+)x\1_conv\.weight", name)]
-    if len(first) != 1 or tensors[first[0]].ndim != 4:
+    convolutions = [name for name in tensors if re.fullmatch(r"enc\.\d+x\d+_(conv|block\d+\.conv1)\.weight", name)]
+    if len(first) != 1 or any(tensors[name].ndim != 4 for name in convolutions):
         raise InputError(f"{path} holds no DDPM++ network of EDM: it needs one enc.RxR_conv.weight [C, 3, 3, 3]")
     side, (channels, image_channels, *_) = int(first[0].split(".")[1].split("x")[0]), tensors[first[0]].shape
     blocks = lambda side: [n for n in tensors if re.fullmatch(rf"enc\.{side}x{side}_block\d+\.conv1\.weight", n)]
@@ -113,7 +128,7 @@ def _described(tensors: dict[str, np.ndarray], path) -> tuple[Config, DataFacts]
 
 def _classes(tensors):
     labels = tensors.get("map_label.weight")
-    return 0 if labels is None else labels.shape[-1]
+    return labels.shape[-1] if labels is not None and labels.ndim == 2 else 0  # another is left over, and refused
 
 
 def _as_params(tensors: dict[str, np.ndarray], shapes, side: int, path):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.whole import sync
-from tweedie_diffusion.sharing.card import About, model_card, was_edited
+from tweedie_diffusion.sharing.card import About, check_licence, model_card, was_edited
 from tweedie_diffusion.training.config import Config, flatten, from_json, to_json
 from tweedie_diffusion.training.exported import CARD, FILES, MEASURED, WEIGHTS, sealed_by_us, write_weights
 from tweedie_diffusion.training.hub import is_of_hub, local
-from tweedie_diffusion.training.trained import TrainedModel, load_run
+from tweedie_diffusion.training.trained import TrainedModel, digest, load_folder
 
 PATHS = ("init_from", "data.source", "data.sigma_from")  # settings that may name folders of one machine
+PLACES = ("workdir", "data", "reference", "clean_trained")  # keys of what is measured, that may
 
 
 def export(workdir, folder: Path, *, best: bool = False, licence: str = "", name: str = "") -> TrainedModel:
@@ -30,13 +32,15 @@ def export(workdir, folder: Path, *, best: bool = False, licence: str = "", name
         name: for the card, what is loaded, as hub:USER/NAME; that of the folder if empty.
 
     Raises:
-        InputError: if the folder holds anything else, or a card that was edited.
+        InputError: if the folder holds anything else, or a card that was edited; if the licence is no identifier.
         FileNotFoundError: if there is no model.
     """
     check_target(folder)
-    model = load_run(workdir, best=best)
-    about = About(name or folder.resolve().name, licence, measured=_measured(local(workdir)))
-    write_model(model, folder, about)
+    check_licence(licence)
+    source = local(workdir)  # once: what is on the Hub may change meanwhile
+    model = load_folder(source, workdir, best=best)
+    measured = _measured(source, model, load_folder(source, workdir) if best else model)
+    write_model(model, folder, About(name or folder.resolve().name, licence, measured=measured))
     return model
 
 
@@ -71,31 +75,37 @@ def check_target(folder: Path) -> None:
     if not names:
         return
     if not sealed_by_us(folder / WEIGHTS) or names - set(FILES):
-        odd = min(names - set(FILES), default=WEIGHTS)
+        odd = min(names - set(FILES), default=WEIGHTS if WEIGHTS in names else min(names))
         raise InputError(f"{folder} holds {odd}, which is of no export: choose another folder")
     card = folder / CARD
     if card.is_file() and was_edited(card.read_text("utf-8", errors="replace")):
         raise InputError(f"{card} was edited since it was written: move it away, or choose another folder")
 
 
-def _measured(folder: Path) -> dict[str, Any]:
-    """What was measured of a run, without where things lay."""
+def _measured(folder: Path, model: TrainedModel, usual: TrainedModel) -> dict[str, Any]:
+    """What was measured of this very model of a run, without where things lay; the curve is of its `usual` one."""
     found = {}
     for path in [folder / name for name in MEASURED if (folder / name).is_file()]:
         try:
             found[path.name] = _names_alone(json.loads(path.read_text("utf-8")))
         except ValueError as error:
             raise InputError(f"{path} cannot be read ({error}): remove it, or make it again") from error
+    about = found["evaluation.json"].get("about") if isinstance(found.get("evaluation.json"), dict) else None
+    if not isinstance(about, dict) or about.get("model") != digest(model):
+        found.pop("evaluation.json", None)
+    if digest(usual) != digest(model):
+        found.pop("denoising_curve.json", None)
     return found
 
 
 def _names_alone(found):
-    """JSON with paths cut to their last part."""
+    """JSON with paths cut to their last part: all of `PLACES`, and what begins as a path elsewhere."""
     if isinstance(found, dict):
-        return {key: _names_alone(value) for key, value in found.items()}
+        named = lambda key, value: key in PLACES and isinstance(value, str)
+        return {k: _name_alone(v) if named(k, v) else _names_alone(v) for k, v in found.items()}
     if isinstance(found, list):
         return [_names_alone(value) for value in found]
-    return _name_alone(found) if isinstance(found, str) and found.startswith(("/", "~", "..")) else found
+    return _name_alone(found) if isinstance(found, str) and re.match(r"/|~|\.\.|\\|[A-Za-z]:[/\\]", found) else found
 
 
 def _name_alone(path: str) -> str:

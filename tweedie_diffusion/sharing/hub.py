@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.training.exported import FILES
+from tweedie_diffusion.sharing.card import was_edited
+from tweedie_diffusion.training.exported import CARD, FILES, MEASURED
 from tweedie_diffusion.training.hub import PREFIX, library, name_of, reason
 
 OF_THE_HUB = {".gitattributes"}
@@ -16,16 +17,25 @@ def push(folder: Path, target: str) -> str:
         hub:USER/NAME@COMMIT, which will always be this model.
 
     Raises:
-        InputError: if there is something else on the Hub by that name, or the upload fails.
+        InputError: if there is something else on the Hub by that name, or a card that was edited, or the upload fails.
     """
     name = check_name(target)
     api = library().HfApi()
     try:
         api.create_repo(name, private=True, exist_ok=True)
-        if odd := sorted(set(api.list_repo_files(name)) - set(FILES) - OF_THE_HUB):
+        there = set(api.list_repo_files(name))
+        if odd := sorted(there - set(FILES) - OF_THE_HUB):
             raise InputError(f"{target} holds {odd[0]}, which is of no export: choose another name")
+        if CARD in there and was_edited(Path(api.hf_hub_download(name, CARD)).read_text("utf-8", errors="replace")):
+            raise InputError(
+                f"{CARD} of {target} was edited since it was written: remove it there, or choose another name"
+            )
         done = api.upload_folder(
-            repo_id=name, folder_path=str(folder), allow_patterns=list(FILES), commit_message="Export"
+            repo_id=name,
+            folder_path=str(folder),
+            allow_patterns=list(FILES),
+            delete_patterns=list(MEASURED),  # of an older model, where this one has none
+            commit_message="Export",
         )
     except InputError:
         raise

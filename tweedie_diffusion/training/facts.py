@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
-import math
+
+import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.training.config import Config
+
+MOST = 1e30  # of a level, in [-1, 1]: no more is left of it in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +53,10 @@ class DataFacts:
         if not all(isinstance(n, int) and 0 <= n < 2**31 for n in whole) or len(self.shape) not in (1, 3):
             raise ValueError(f"its shape {list(self.shape)} or num_classes {self.num_classes!r} is none")
         low, high = self.sigma_tn_min, self.sigma_tn_max
-        if not (0 < self.sigma_data < math.inf and 0 <= low <= high < math.inf and all(self.shape)):
+        numbers = all(isinstance(level, int | float) for level in (low, high, self.sigma_data))
+        if not (numbers and 0 < self.sigma_data < MOST and 0 <= low <= high < MOST and all(self.shape)):
             raise ValueError(f"its sigma_data {self.sigma_data!r}, noise {low!r} to {high!r}, or shape is none")
+        _check_scaling(self.scaling, self.shape)
 
     def difference(self, other: "DataFacts") -> list[str]:
         """What other facts state otherwise, as `name: this -> that`; a fingerprint only where both have one."""
@@ -61,6 +66,17 @@ class DataFacts:
         names = before.keys() | after.keys()
         changed = sorted(name for name in names if before.get(name) != after.get(name))
         return [f"{name}: {before.get(name)} -> {after.get(name)}" for name in changed]
+
+
+def _check_scaling(scaling: Scaling, shape: tuple[int, ...]) -> None:
+    """Raise ValueError if the ends are no increasing numbers, of all channels or each, or the dtype holds no images."""
+    low, high = (np.asarray(end, np.float64) for end in (scaling.low, scaling.high))
+    if any(end.shape not in ((), shape[-1:]) for end in (low, high)):
+        raise ValueError(f"its scaling is of {np.size(low)} and {np.size(high)} channels")
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise ValueError(f"its scaling from {scaling.low!r} to {scaling.high!r} is none")
+    if not isinstance(scaling.dtype, str) or np.dtype(scaling.dtype).kind not in "uif":
+        raise ValueError(f"its scaling has the dtype {scaling.dtype!r}")
 
 
 def _flat(fields: dict) -> dict:
@@ -91,6 +107,11 @@ def check_facts(config: Config, facts: DataFacts) -> None:
         raise InputError("data.flip mirrors images, and the data is vectors: set it to False")
     if config.data.turn and (len(facts.shape) != 3 or facts.shape[0] != facts.shape[1]):
         raise InputError("data.turn needs square images: set it to False, or data.crop")
+    if config.model.class_conditional and not config.model.label_dropout:
+        raise InputError(
+            "model.label_dropout=0 hides no class, and much asks for images without one: set it to 0.1, "
+            "or model.class_conditional=False"
+        )
     for road in ("consistency", "refresh"):
         if not config[road].weight:
             continue

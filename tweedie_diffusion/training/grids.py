@@ -51,8 +51,15 @@ def sampling_levels(
     highest = sigma_max or sampling.sigma_max
     if lowest >= highest:
         raise InputError(f"sigma_max must exceed the last level, {lowest:g} (got {highest:g})")
-    count = num_steps or sampling.num_steps
-    return np.asarray(karras_sigmas(count, sigma_min=lowest, sigma_max=highest, rho=rho or sampling.rho))
+    count, rho = num_steps or sampling.num_steps, rho or sampling.rho
+    with np.errstate(over="ignore", under="ignore"):  # what float32 cannot hold is told below
+        levels = np.asarray(karras_sigmas(count, sigma_min=lowest, sigma_max=highest, rho=rho))
+    if not (np.isfinite(levels).all() and (levels > 0).all() and (np.diff(levels) <= 0).all()):
+        raise InputError(
+            f"float32 cannot hold {count} levels from sigma_max={highest:g} down to {lowest:g} by rho={rho:g}: "
+            "take a rho nearer to 7, or levels that are less far apart"
+        )
+    return levels
 
 
 def _stated(sigmas):

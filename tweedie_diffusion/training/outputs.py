@@ -8,13 +8,13 @@ import numpy as np
 
 import tweedie_diffusion
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.data.files import check_output
+from tweedie_diffusion.data.files import check_output, check_parent
 from tweedie_diffusion.data.formats.arrays import write_stacked
 from tweedie_diffusion.data.image_sets import NUMBERED, name_of, shard_path, shard_paths, write_folder, write_shards
 from tweedie_diffusion.data.whole import whole, whole_folder
 from tweedie_diffusion.evaluation.figures import save_figure
 from tweedie_diffusion.evaluation.pictures import samples_picture
-from tweedie_diffusion.training.parts import Request, folder_of
+from tweedie_diffusion.training.parts import REQUEST, Request, folder_of
 from tweedie_diffusion.training.trained import TrainedModel
 
 FILES = (".png", ".npz", ".npy", ".tar")
@@ -36,9 +36,11 @@ class Output:
     shard_size: int
 
     def is_written(self, num: int) -> bool:
-        """Whether a folder holds all of `num` samples, and only their parts were left by a stop."""
+        """Whether a folder holds all of `num` samples, and only their parts were left by a stop: those of the request
+        that is kept there, which `sample_in_parts` compares.
+        """
         first_and_last = [any(self.path.glob(f"{name_of(i, num)}.*")) for i in (0, num - 1)] if self.is_folder else []
-        return self.is_folder and all(first_and_last) and folder_of(self.path).is_dir()
+        return self.is_folder and all(first_and_last) and (folder_of(self.path) / REQUEST).is_file()
 
 
 def output_of(out: str, num: int, shard_size: int = 0) -> Output:
@@ -53,6 +55,8 @@ def output_of(out: str, num: int, shard_size: int = 0) -> Output:
         InputError: if it cannot be written, or would lie among what is there already.
     """
     path = Path(out).expanduser()
+    if path.name in ("", ".."):
+        raise InputError(f"--out={out} names no file, and no new folder: write it as samples.png or samples/")
     several = bool(NUMBERED.search(path.name))
     if shard_size < 0 or (shard_size and not (several and path.suffix.lower() == ".tar")):
         raise InputError("--shard_size is of several archives: name them as in --out=samples-%05d.tar")
@@ -63,6 +67,8 @@ def output_of(out: str, num: int, shard_size: int = 0) -> Output:
         return output
     if path.suffix.lower() not in FILES:
         raise InputError(f"{path} must end in {' or '.join(FILES)}, or be a folder, as samples/")
+    if several and path.suffix.lower() != ".tar":
+        raise InputError(f"{path} names several files, which only .tar are: leave out the %, or write samples-%05d.tar")
     check_output(path, FILES)
     if path.suffix.lower() == ".png" and num > MOST_IN_A_PICTURE:
         raise InputError(f"{num} images are no picture: write them to a folder, an .npz or a .tar")
@@ -113,8 +119,7 @@ def write_samples(output: Output, model: TrainedModel, parts: Iterator[np.ndarra
 def _check_folder(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path} exists already: name a new folder for the samples")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"the folder of {path} does not exist: create it first")
+    check_parent(path)
 
 
 def _further(output: Output, num: int) -> Path | None:

@@ -70,7 +70,7 @@ def request_of(model: TrainedModel, num: int, *, part: int = PART, **settings) -
     """
     if part % (size := rows_a_device(model.facts.shape)):
         raise ValueError(f"a part must be a multiple of {size} images (got {part})")
-    model.check_sampling(**{name: settings[name] for name in settings if name not in ("seed", "step", "label")})
+    model.check_sampling(**{name: settings[name] for name in settings if name not in ("seed", "step")})
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}  # as JSON
     return Request(digest(model), tuple(model.facts.shape), num, part, plain)
 

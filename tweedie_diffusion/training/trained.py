@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +15,18 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.guidance import guided
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
-from tweedie_diffusion.diffusion.rows import check_levels, normal, purpose_key, split
+from tweedie_diffusion.diffusion.rows import check_levels, is_known, normal, purpose_key, split
 from tweedie_diffusion.diffusion.sampling import reverse_process
 from tweedie_diffusion.diffusion.tiling import tiled
 from tweedie_diffusion.models.patch_mixture import PatchMixture
 from tweedie_diffusion.training.checkpoints import restore_saved
-from tweedie_diffusion.training.config import Config, check_config, from_json, to_json
+from tweedie_diffusion.training.config import Config, from_json, to_json
 from tweedie_diffusion.training.denoiser import MakeDenoise, build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.exported import WEIGHTS, is_export, read_weights
 from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.foreign import check_foreign
 from tweedie_diffusion.training.grids import sampling_levels
-from tweedie_diffusion.training.hub import local
+from tweedie_diffusion.training.hub import is_of_hub, local
 from tweedie_diffusion.training.patch_prior import read_mixture
 from tweedie_diffusion.training.spread import devices_for, in_batches, local_mesh, place_rows, place_whole
 from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer
@@ -88,13 +90,25 @@ class TrainedModel:
 
         Raises:
             ValueError: if the images are smaller than those of training or have other channels, or sigma <= 0.
+            InputError: without classes, of a model that knows no image without one.
         """
+        self._check_labels(labels)
         if not self.takes(x_t.shape[1:]):
             larger = " or larger" if len(self.facts.shape) == 3 else ""
             raise ValueError(f"the model takes images {list(self.facts.shape)}{larger} (got {list(x_t.shape[1:])})")
         check_levels(0.0, sigma, "sigma must be > 0", strict=True)
         x_t, sigma = jnp.asarray(x_t, jnp.float32), jnp.asarray(sigma, jnp.float32)
         return self._compiled_denoise(self.params, x_t, sigma, labels)
+
+    def _check_labels(self, labels):
+        """InputError where no class is asked for, and training had no image without one."""
+        model = self.config.model
+        if not model.class_conditional or model.label_dropout:
+            return
+        if labels is None or (is_known(labels) and (np.asarray(labels) < 0).any()):
+            raise InputError(
+                "the model knows no image without a class: give labels, or train with model.label_dropout > 0"
+            )
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether examples of a shape can be denoised: that of training, or larger images with as many channels."""
@@ -135,10 +149,13 @@ class TrainedModel:
 
         Raises:
             InputError: if truncated, and the training images have no noise to stop at; for levels that are no grid;
-                for guidance of a model that does not know images with and without a class.
+                for a class that the model has not; for guidance of one that does not know images with and without a
+                class.
         """
         grid = {"truncated": truncated, "num_steps": num_steps, **levels}
-        sigmas, weight = self.check_sampling(guidance=guidance, guidance_interval=guidance_interval, **grid)
+        sigmas, weight = self.check_sampling(
+            label=label, guidance=guidance, guidance_interval=guidance_interval, **grid
+        )
         indices, step = np.asarray(indices), step or self.config.sampling.step
         labels = self.labels(indices, label)
         size = rows_a_device(self.facts.shape)
@@ -162,10 +179,14 @@ class TrainedModel:
         return indices % self.facts.num_classes if label < 0 else np.full(len(indices), label)
 
     def check_sampling(
-        self, *, guidance: float = 1.0, guidance_interval: Sequence[float] = (), **grid
+        self, *, label: int = -1, guidance: float = 1.0, guidance_interval: Sequence[float] = (), **grid
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The levels [N] of `sample`, and its guidance (weight, low, high), None for a weight of 1; errors as there."""
         sigmas = sampling_levels(self.config.sampling, self.facts, **grid)
+        classes = self.facts.num_classes if self.config.model.class_conditional else 0
+        if label >= max(classes, 0):
+            known = f"it has 0 to {classes - 1}" if classes else "it has none: leave out label"
+            raise InputError(f"label={label}: the model has no such class, {known}")
         if guidance == 1 and not len(guidance_interval):
             return sigmas, None
         low, high = guidance_interval if len(guidance_interval) else (0.0, np.inf)
@@ -194,7 +215,14 @@ class TrainedModel:
         return BATCH if x_t.shape[1:] == self.facts.shape else 1
 
     def posterior_sample(
-        self, x_t: np.ndarray, sigma: np.ndarray, draw: int, *, seed: int = 0, indices: np.ndarray | None = None
+        self,
+        x_t: np.ndarray,
+        sigma: np.ndarray,
+        draw: int,
+        *,
+        seed: int = 0,
+        indices: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
     ) -> np.ndarray:
         """One sample a row of p(x_0 | x_t): the stochastic midpoint process from each row's own level down.
 
@@ -204,23 +232,29 @@ class TrainedModel:
             draw: the number of the sample; row n's depends on (seed, draw, indices[n]).
             seed: of the noise.
             indices: [N] numbers of the images; 0, 1, … if None.
+            labels: [N] classes, as of `denoise`.
 
         Returns:
             [N, ...] float32.
+
+        Raises:
+            InputError: as `denoise`.
         """
+        self._check_labels(labels)
         sampling = self.config.sampling
         key = jax.random.fold_in(purpose_key(seed, "posterior"), draw)
 
-        def descend(indices, x_t, sigma):
+        def descend(indices, x_t, sigma, *labels):
             _, step_keys = _keys(key, indices)
             lowest = np.minimum(sampling.sigma_min, sigma / 2)
             sigmas = karras_sigmas(sampling.num_steps, sigma_min=lowest, sigma_max=sigma, rho=sampling.rho)
-            return self._compiled_reverse(self.params, step_keys, x_t, sigmas, None, None, "midpoint")
+            return self._compiled_reverse(self.params, step_keys, x_t, sigmas, *(labels or (None,)), None, "midpoint")
 
         indices = np.arange(len(x_t)) if indices is None else indices
         drawn, noisy = np.array(x_t, np.float32), sigma > 0
         if noisy.any():
-            rows = indices[noisy], drawn[noisy], sigma[noisy]
+            rows = [indices[noisy], drawn[noisy], sigma[noisy]]
+            rows += [] if labels is None else [np.asarray(labels)[noisy]]
             drawn[noisy] = in_batches(descend, *rows, size=self._batch(x_t))
         return drawn
 
@@ -232,9 +266,10 @@ def rows_a_device(shape: tuple[int, ...]) -> int:
 
 
 def digest(model: TrainedModel) -> str:
-    """What tells one model from another: of its settings and weights."""
-    hashed = hashlib.blake2b(to_json(model.config).encode(), digest_size=8)
-    for leaf in jax.tree.leaves(model.params):
+    """What tells one model from another: of all that decides what it denoises and samples, and of nothing else."""
+    settings = to_json(model.config.model) + to_json(model.config.sampling) + model.facts.to_json()
+    hashed = hashlib.blake2b(settings.encode(), digest_size=8)
+    for leaf in jax.tree.leaves((model.params, model.mixture)):
         hashed.update(np.asarray(leaf).tobytes())
     return hashed.hexdigest()
 
@@ -257,25 +292,39 @@ def load_run(workdir, *, best: bool = False) -> TrainedModel:
         FileNotFoundError: if there is no run, or no checkpoint yet, or no such model.
         InputError: if what is there cannot be used.
     """
-    folder = local(workdir)
+    return load_folder(local(workdir), workdir, best=best)
+
+
+def load_folder(folder: Path, workdir, *, best: bool = False) -> TrainedModel:
+    """`load_run` of the folder that `workdir` was found to be; checkpoints beside weights of the Hub are nobody's."""
+    shared = is_of_hub(workdir) or is_export(folder)
+    if shared and best:
+        raise InputError(f"{workdir} holds one set of weights, and no checkpoints to take the best of: leave out best")
     if not (folder / "config.json").is_file():
-        what = "run" if not is_export(folder) else "config.json beside the weights"
-        raise FileNotFoundError(f"there is no {what} in {folder}: train one with python -m tweedie_diffusion.main")
-    try:
-        config = from_json((folder / "config.json").read_text())
-        facts = DataFacts.from_json((folder / "data.json").read_text())
-        if is_export(folder):  # it may come from anywhere
-            check_config(config)
-            facts.check()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"config.json or data.json of {folder} cannot be read ({error})") from error
+        what = "run" if not shared else "config.json beside the weights"
+        raise FileNotFoundError(f"there is no {what} in {workdir}: train one with python -m tweedie_diffusion.main")
+    if is_of_hub(workdir) and not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"there is no {WEIGHTS} in {workdir}: it is no exported model")
+    config, facts = _described(folder, workdir, shared)
     network = build_network(config.model, facts)
     fresh = lambda: init_params(jax.random.key(0), network, config.model, facts)
-    if is_export(folder):
+    if shared:
         params, mixture = read_weights(folder / WEIGHTS, jax.eval_shape(fresh), bool(config.model.patch_components))
     else:
         params, mixture = _of_run(folder, config, facts, fresh, best)
     return TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), params, mixture)
+
+
+def _described(folder, workdir, shared) -> tuple[Config, DataFacts]:
+    """Settings and data of a model; what is shared may come from anywhere, and is checked."""
+    try:
+        config = from_json((folder / "config.json").read_text())
+        facts = DataFacts.from_json((folder / "data.json").read_text())
+        if shared:
+            check_foreign(config, facts)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f"config.json or data.json of {workdir} cannot be read ({error})") from error
+    return config, facts
 
 
 def _of_run(workdir, config, facts, fresh, best):

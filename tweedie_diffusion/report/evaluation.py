@@ -119,9 +119,7 @@ def open_evaluation(asked: Asked) -> Opened:
 def _clean_trained(asked, model):
     """The run whose curve is shown beside, if it held the same images out."""
     other = load_run(asked.clean_trained)
-    ours, theirs = (
-        (m.facts.fingerprint, m.facts.shape, m.facts.scaling, *_split_of(m)) for m in (model, other)
-    )
+    ours, theirs = ((m.facts.fingerprint, m.facts.shape, m.facts.scaling, *_split_of(m)) for m in (model, other))
     if ours != theirs or other.facts.sigma_tn_max > 0:
         raise InputError(
             f"--clean_trained={asked.clean_trained} must be of the same images and held-out part, without noise: train "

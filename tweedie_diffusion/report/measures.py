@@ -19,7 +19,7 @@ from tweedie_diffusion.evaluation.calibration import (
     uniformity,
 )
 from tweedie_diffusion.evaluation.comparison import compare, proximal_distance
-from tweedie_diffusion.evaluation.curves import ambient_curve, denoising_curve
+from tweedie_diffusion.evaluation.curves import IDENTIFIABLE, ambient_curve, denoising_curve
 from tweedie_diffusion.evaluation.features import FeatureSet
 from tweedie_diffusion.evaluation.reference_cache import cached_features
 from tweedie_diffusion.report.reference import Frames, Reference
@@ -27,7 +27,6 @@ from tweedie_diffusion.training.trained import TrainedModel
 
 CURVE_IMAGES = 512  # of a denoising curve
 PEAK_TO_PEAK = 2.0  # of images in [-1, 1]: PSNR = 10 log10(4/MSE)
-IDENTIFIABLE = 1.1  # times σ_tn: from there on noisy images tell the error of a denoiser (`ambient_curve`)
 PROXIMAL_IMAGES = 2000  # of each kind: the distance takes all pairs
 
 

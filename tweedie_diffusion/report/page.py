@@ -120,8 +120,12 @@ def _distances(numbers: dict[str, Any]) -> Section:
         )
         parts.append(paragraph(words))
         matched = {name: {"samples": numbers[name]["matched"]} for name in FLOORED}
-        picture = floors_figure(matched, {name: numbers[name]["floor"] for name in FLOORED})
-        parts.append(figure(picture, "Each number (matched) beside its floor.", "bars of values and floors"))
+        floors = {name: numbers[name]["floor"] for name in FLOORED}
+        errors = {name: {"samples": numbers[name]["difference_sd"] or 0.0} for name in FLOORED}
+        picture = floors_figure(matched, floors, errors=errors, more_is_better=FLOORED[2:])
+        parts.append(
+            figure(picture, "Samples (matched) beside what real images are to each other (floor).", "bars and floors")
+        )
     if entry["warning"]:
         parts.insert(0, notice(entry["warning"], "doubtful"))
     return section("Distance from real images", *parts)

@@ -4,6 +4,8 @@ Everything here is a pure function on jax arrays; importing it loads jax and not
 """
 
 from tweedie_diffusion.diffusion.corruption import add_noise, corrupt_example
+from tweedie_diffusion.diffusion.guidance import guided
+from tweedie_diffusion.diffusion.inverse_problems import conditioned
 from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, denoising_loss, edm_weight
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas, log_normal_sigma, ve_to_vp, vp_to_ve
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser, mixture_denoiser
@@ -14,7 +16,7 @@ from tweedie_diffusion.diffusion.reverse_steps import (
     heun_step,
     midpoint_step,
 )
-from tweedie_diffusion.diffusion.sampling import reverse_process
+from tweedie_diffusion.diffusion.sampling import reverse_process, reverse_trajectory
 from tweedie_diffusion.diffusion.tweedie import (
     denoised_at_level,
     denoised_from_score,
@@ -34,6 +36,7 @@ __all__ = [
     "add_noise",
     "ambient_loss",
     "ancestral_step",
+    "conditioned",
     "consistency_loss",
     "corrected_step",
     "corrupt_example",
@@ -44,6 +47,7 @@ __all__ = [
     "euler_step",
     "fit_patch_mixture",
     "gaussian_denoiser",
+    "guided",
     "heun_step",
     "karras_sigmas",
     "load",
@@ -55,6 +59,7 @@ __all__ = [
     "posterior_covariance_product",
     "precondition",
     "reverse_process",
+    "reverse_trajectory",
     "score_from_denoised",
     "ve_to_vp",
     "vp_to_ve",

@@ -49,33 +49,6 @@ def test_memory_does_not_grow_with_the_images():
     assert peak < 8 * 8 * (BLOCK * size + size**2)  # a handful of blocks; all rows in float64 are 41 MB
 
 
-def test_what_is_saved_is_loaded(x, tmp_path):
-    moments = Moments.of([x])
-    moments.save(tmp_path / "m.npz", key="images")
-    loaded = Moments.load(tmp_path / "m.npz", key="images")
-    assert loaded.count == moments.count
-    np.testing.assert_array_equal(loaded.mean, moments.mean)
-    np.testing.assert_array_equal(loaded.scatter, moments.scatter)
-
-
-def test_of_other_images_nothing_is_loaded(x, tmp_path):
-    Moments.of([x]).save(tmp_path / "m.npz", key="images")
-    with pytest.raises(InputError, match="of other data"):
-        Moments.load(tmp_path / "m.npz", key="others")
-
-
-def test_a_changed_number_is_found(x, tmp_path):
-    path = tmp_path / "m.npz"
-    moments = Moments.of([x])
-    moments.save(path)
-    with np.load(path, allow_pickle=False) as saved:
-        arrays = dict(saved)
-    arrays["mean"][2] += 1e-6
-    np.savez(path, **arrays, allow_pickle=False)
-    with pytest.raises(InputError, match="damaged"):
-        Moments.load(path)
-
-
 @pytest.mark.parametrize(
     ("batches", "message"),
     [

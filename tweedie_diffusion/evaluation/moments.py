@@ -2,12 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.evaluation.sealed_arrays import read_sealed_arrays, write_sealed_arrays
 
 BLOCK = 1024  # rows whose float64 copy is held at a time
 
@@ -80,23 +78,6 @@ class Moments:
         count, shift = self.count + other.count, other.mean - self.mean
         scatter = self.scatter + other.scatter + np.outer(shift, shift * (self.count * other.count / count))
         return Moments(count, self.mean + shift * (other.count / count), scatter)
-
-    def save(self, path: Path, *, key: str = "") -> None:
-        """Write an .npz; `key` says of what they are."""
-        arrays = {"count": np.array([self.count]), "mean": self.mean, "scatter": self.scatter}
-        write_sealed_arrays(path, arrays, key=key)
-
-    @staticmethod
-    def load(path: Path, *, key: str = "") -> "Moments":
-        """What `save` wrote with the same key.
-
-        Raises:
-            InputError: if it is missing, damaged, or of another key.
-        """
-        arrays = read_sealed_arrays(path, key=key)
-        if set(arrays) != {"count", "mean", "scatter"}:
-            raise InputError(f"{path} holds no moments: remove it")
-        return Moments(int(arrays["count"][0]), arrays["mean"], arrays["scatter"])
 
 
 def enough_for(size: int, count: int) -> bool:

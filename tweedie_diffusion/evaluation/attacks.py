@@ -5,6 +5,7 @@ images, put through the same, say how much of that is plain good guessing.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 
 import jax
@@ -17,6 +18,8 @@ from tweedie_diffusion.diffusion.rows import as_rows, expand, fold_in, normal, p
 from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.evaluation.features import FeatureSet
 from tweedie_diffusion.evaluation.memorisation import paired_cosines
+
+RIDGE = 0.03  # of σ_t, as if the known part had so much more noise
 
 
 def from_noise(
@@ -70,13 +73,20 @@ def hidden_part(shape: tuple[int, ...], share: float) -> np.ndarray:
 
 
 def conditioned(
-    denoise: DenoiseFn, x_s: jax.Array, hidden: jax.Array, *, sigma_s: jax.Array | float = 0.0, iterations: int = 3
+    denoise: DenoiseFn,
+    x_s: jax.Array,
+    hidden: jax.Array,
+    *,
+    sigma_s: jax.Array | float = 0.0,
+    iterations: int = 3,
+    limit: float = math.inf,
 ) -> DenoiseFn:
     """E[x_0 | x_t, y], y what a mask leaves of x_s, with the posterior taken for a Gaussian of the right covariance:
 
-    d + C Hᵀ(H C Hᵀ + σ_s²I)⁻¹(y − H d),  d = denoise(x_t),  C = σ_t²J the covariance by the second-order Tweedie
-    formula, H what the mask leaves; a few conjugate gradients in place of the inverse (Rozet et al. 2024,
-    arXiv:2405.13712, section 4.2). Exact for Gaussian data.
+    d + C Hᵀ(H C Hᵀ + ρI)⁻¹(y − H d),  d = denoise(x_t),  C = σ_t²J the covariance by the second-order Tweedie
+    formula, H what the mask leaves, ρ = σ_s² + (.03σ_t)²; a few conjugate gradients in place of the inverse (Rozet et
+    al. 2024, arXiv:2405.13712). Of Gaussian data it is exact but for that part of σ_t. The Jacobian of a network is no
+    covariance to the last digit: it and `limit` keep the gradients from running away.
 
     Args:
         denoise: the denoiser.
@@ -84,6 +94,7 @@ def conditioned(
         hidden: [B, ...] or [...] booleans, True for what is not known.
         sigma_s: float or [B], the noise of the known part.
         iterations: of conjugate gradients, one call of the transposed Jacobian each.
+        limit: the greatest absolute value that an image has.
 
     Returns:
         A denoiser (x_t [B, ...], sigma) -> [B, ...] for these images.
@@ -92,20 +103,21 @@ def conditioned(
     known = lambda v: jnp.where(hidden, 0.0, v)
     dot = lambda one, other: expand(jnp.sum((one * other).reshape(len(one), -1), axis=1), one)
     ratio = lambda one, other: jnp.where(other > 0, one / jnp.where(other > 0, other, 1.0), 0.0)
-    noise = expand(as_rows(sigma_s, x_s) ** 2, x_s)
 
     def denoise_given(x_t, sigma):
         d, transposed = jax.vjp(lambda v: denoise(v, sigma), x_t)
         variance = expand(as_rows(sigma, x_t) ** 2, x_t)
+        noise = expand(as_rows(sigma_s, x_s) ** 2, x_s) + RIDGE**2 * variance
         residual = known(x_s - d)
         solution, direction, square = jnp.zeros_like(residual), residual, dot(residual, residual)
-        for _ in range(iterations):  # a row whose matrix is not positive stays as it is
+        for _ in range(iterations):
             product = known(variance * transposed(direction)[0]) + noise * direction
-            length = ratio(square, dot(direction, product))
+            least = noise * dot(direction, direction)  # of a covariance it is never less
+            length = ratio(square, jnp.maximum(dot(direction, product), least))
             solution, residual = solution + length * direction, residual - length * product
             before, square = square, dot(residual, residual)
             direction = residual + ratio(square, before) * direction
-        return d + variance * transposed(solution)[0]
+        return jnp.clip(d + variance * transposed(solution)[0], -limit, limit)
 
     return denoise_given
 

@@ -179,14 +179,16 @@ def _from_noise(model: TrainedModel, part: Part, features: FeatureSet, plan: Pla
 def _behind_mask(model: TrainedModel, part: Part, reference: Reference, plan: Plan) -> dict:
     """The same of attack 2: what is hidden is looked for in pixels, whatever the features are."""
     hidden = hidden_part(part.x_0.shape[1:], plan.hidden)
-    mean = reference.originals.train.x_0.mean(axis=0)
+    x_train = reference.originals.train.x_0
+    mean, limit = x_train.mean(axis=0), float(np.abs(x_train).max())
     keys = row_keys(plan.seed, "attack from behind a mask", np.arange(len(part.x_0)))
     sampling = model.config.sampling
     sigmas = karras_sigmas(plan.mask_steps, sigma_min=sampling.sigma_min, sigma_max=sampling.sigma_max)
 
     @jax.jit
     def given(params, x_s, sigma_s, x_t, sigma):
-        return conditioned(model.make_denoise(params), x_s, jnp.asarray(hidden), sigma_s=sigma_s)(x_t, sigma)
+        denoise, mask = model.make_denoise(params), jnp.asarray(hidden)
+        return conditioned(denoise, x_s, mask, sigma_s=sigma_s, limit=limit)(x_t, sigma)
 
     def score(sigma_s):
         x_s = from_noise(lambda x_t, _: x_t, part.x_s, sigma_t=sigma_s, sigma_s=part.sigma_s, seed=plan.seed)

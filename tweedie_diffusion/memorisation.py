@@ -15,6 +15,9 @@ _ATTACKED = flags.DEFINE_integer("attacked", 128, "Training images attacked, and
 _SIGMAS = flags.DEFINE_list("sigmas", ["0.5", "1", "2", "4", "8"], "Noise levels of the attack from noise.")
 _MASK_SIGMAS = flags.DEFINE_list("mask_sigmas", ["0", "0.5", "1"], "Noise of what the attack with a mask leaves.")
 _HIDDEN = flags.DEFINE_float("hidden", 0.5, "Share of the image that the mask hides.", lower_bound=0, upper_bound=1)
+_FEATURES = flags.DEFINE_string(
+    "features", "", "What images are compared by: those of evaluate. Default: pixels, less their mean in training."
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Sample i depends on the seed and i alone.", lower_bound=0, upper_bound=2**31 - 1
 )
@@ -51,6 +54,7 @@ def _checked(arguments):
     """Where to write, what to do, the runs, and the images they are compared with."""
     from tweedie_diffusion.data.errors import InputError
     from tweedie_diffusion.data.files import check_output
+    from tweedie_diffusion.evaluation.features import open_features
     from tweedie_diffusion.report.memorisation import Plan, Reference, check_hidden
     from tweedie_diffusion.report.originals import open_runs, originals_of
 
@@ -70,7 +74,9 @@ def _checked(arguments):
     outs = [check_output(Path(out).expanduser(), (".html", ".png", ".json")) for out in _OUT.value]
     runs = open_runs(_WORKDIR.value)
     check_hidden(runs, plan)
-    return outs, plan, runs, Reference(originals_of(runs))
+    originals = originals_of(runs)
+    features = open_features(_FEATURES.value, reference=originals.train.x_0) if _FEATURES.value else None
+    return outs, plan, runs, Reference(originals, features)
 
 
 def _levels(name, texts, words, allowed):

@@ -1,6 +1,7 @@
 """What a run shows of itself, at every save and when it ends: curve, samples, denoised images."""
 
 import contextlib
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,7 +74,10 @@ def scored_pictures(
     rows, sigma_tn = _denoised(model, dataset, STRIP if samples.ndim == 4 else NUM_SHOWN)
     if len(sigma_tn):
         pictures["denoised"] = strip_figure(rows)
-    return {name: png_of(picture, dpi=BOARD_DPI) for name, picture in pictures.items()}
+    drawn = {name: png_of(picture, dpi=BOARD_DPI) for name, picture in pictures.items()}
+    del pictures
+    gc.collect()  # a figure refers to itself: many would wait for the collector, 25 MB of them
+    return drawn
 
 
 def show_results(workdir: Path, step: int) -> None:

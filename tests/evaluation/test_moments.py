@@ -7,7 +7,7 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.evaluation.moments import BLOCK, Moments, enough_for
 
 
-def same(found, x):
+def assert_same(found, x):
     """As NumPy has them of all rows at once."""
     assert found.count == len(x)
     np.testing.assert_allclose(found.mean, x.mean(axis=0), rtol=1e-12)
@@ -21,23 +21,23 @@ def x(rng):
 
 
 def test_batches_of_any_size_give_the_mean_and_covariance_of_all_rows(x):
-    same(Moments.of([x[:1], x[1:1], x[1:8], x[8 : 10 + BLOCK], x[10 + BLOCK :]]), x)
+    assert_same(Moments.of([x[:1], x[1:1], x[1:8], x[8 : 10 + BLOCK], x[10 + BLOCK :]]), x)
 
 
 def test_float32_features_lose_nothing(x):
     x = (x - 1e7).astype(np.float32)
-    same(Moments.of(iter([x])), x.astype(np.float64))
+    assert_same(Moments.of(iter([x])), x.astype(np.float64))
 
 
 def test_two_sets_merge(x):
-    same(Moments.of([x[:700]]).merge(Moments.of([x[700:]])), x)
+    assert_same(Moments.of([x[:700]]).merge(Moments.of([x[700:]])), x)
 
 
 def test_one_image_merges_and_has_no_covariance(x):
     one = Moments.of([x[:1]])
     with pytest.raises(InputError, match="at least 2 images"):
         _ = one.covariance
-    same(one.merge(Moments.of([x[1:]])), x)
+    assert_same(one.merge(Moments.of([x[1:]])), x)
 
 
 def test_memory_does_not_grow_with_the_images():

@@ -39,8 +39,6 @@ def test_every_cell_is_announced(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_a_notebook_runs_and_draws(path, tmp_path, tmp_path_factory):
     """In its short form, warnings that it shows being errors."""
-    for name in ("nbclient", "nbformat", "ipykernel"):
-        pytest.importorskip(name)
     cache = tmp_path_factory.getbasetemp().parent / "compiled"
     settings = {"TWEEDIE_FAST": "1", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     settings |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}

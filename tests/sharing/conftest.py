@@ -17,7 +17,7 @@ from tweedie_diffusion.training.trained import digest, load_run
 
 def small_unet(patches=8):
     config = default_config()
-    config.data.source, config.data.sigma_tn = "/home/someone/scans|of/*.png", 0.4
+    config.data.source, config.data.sigma_tn = "/somewhere/of/mine/scans|of/*.png", 0.4
     config.model.channels, config.model.channel_multipliers = 8, (1,)
     config.model.blocks_per_resolution, config.model.attention_resolutions = 1, ()
     config.model.patch_components, config.model.patch_side = patches, 2
@@ -57,6 +57,6 @@ def run(tmp_path_factory):
     (workdir / "denoising_curve.json").write_text('{"sigma": [0.5, 0.8], "relative_mse": [0.31, 0.125]}\n')
     numbers = {"frechet": {"value": 1.25, "n": {"generated": 64}, "warning": ""}}
     (workdir / "evaluation.json").write_text(
-        json.dumps(numbers | {"about": {"workdir": "/home/someone/runs", "model": digest(load_run(workdir))}})
+        json.dumps(numbers | {"about": {"workdir": "/somewhere/of/mine/runs", "model": digest(load_run(workdir))}})
     )
     return workdir

@@ -61,7 +61,7 @@ def test_where_the_data_lay_is_not_told(exported):
     assert json.loads((exported / "config.json").read_text())["data.source"] == "*.png"
     assert json.loads((exported / "evaluation.json").read_text())["about"]["workdir"] == "runs"
     assert not any(
-        b"someone" in content or str(exported).encode() in content for content in contents(exported).values()
+        b"somewhere" in content or str(exported).encode() in content for content in contents(exported).values()
     )
 
 

@@ -1,10 +1,7 @@
-import types
-
 import numpy as np
 import pytest
 
-from experiments import inverse_problems
-from experiments.inverse_problems import check_flags, check_model, measured, problems, psnr
+from experiments.restoring import check_levels, check_model, measured, problems, psnr
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.training.config import default_config
@@ -46,26 +43,11 @@ def test_the_blur_keeps_a_constant_and_spreads_a_point(maps):
     assert y[3, 2] / y[4, 2] == pytest.approx(np.exp(-0.5), rel=0.02)
 
 
-@pytest.fixture
-def stated(monkeypatch):
-    """stated(_FLAG, value): as if it was given."""
-
-    def state(name, value):
-        flag = types.SimpleNamespace(name=name.strip("_").lower(), value=value)
-        monkeypatch.setattr(inverse_problems, name, flag)
-
-    for name, value in (("_SIGMA_Y", 0.05), ("_SIGMA_MAX", 20.0)):
-        state(name, value)
-    return state
-
-
-@pytest.mark.parametrize("name", ["_SIGMA_Y", "_SIGMA_MAX"])
-def test_levels_that_are_none_are_refused(stated, name):
-    check_flags()
+def test_levels_that_are_none_are_refused():
+    check_levels({"sigma_y": 0.05, "sigma_max": 20.0})
     for value in (0.0, -1.0, float("nan"), float("inf")):
-        stated(name, value)
-        with pytest.raises(InputError, match=f"--{name.strip('_').lower()} must be > 0"):
-            check_flags()
+        with pytest.raises(InputError, match="--sigma_max must be > 0"):
+            check_levels({"sigma_y": 0.05, "sigma_max": value})
 
 
 @pytest.mark.parametrize(
@@ -77,11 +59,10 @@ def test_levels_that_are_none_are_refused(stated, name):
         ((8, 8, 1), 0.01, "--sigma_max must exceed sampling.sigma_min"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(stated, shape, sigma_max, message):
-    stated("_SIGMA_MAX", sigma_max)
+def test_what_cannot_be_measured_is_refused(shape, sigma_max, message):
     facts = DataFacts(shape, 0.5, 0.4, 0.4, 0, Scaling(0, 16, "uint8"), 9, 9)
     with pytest.raises(InputError, match=message):
-        check_model(TrainedModel(default_config(), facts, lambda params, **_: None, {}))
+        check_model(TrainedModel(default_config(), facts, lambda params, **_: None, {}), sigma_max)
 
 
 def test_decibels():

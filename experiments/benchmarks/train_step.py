@@ -1,104 +1,152 @@
-"""What a training costs beside ambient score matching alone, on an otherwise idle machine.
+"""Our train step beside the one a user would take instead: UNet2DModel of diffusers, in PyTorch.
 
-    python -m experiments.benchmarks.train_step --config=configs/digits_noisy.py
+    pip install -e ".[bench]"
+    python -m experiments.benchmarks.train_step --device=cpu
 
-Compiles and times every program that the config's training consists of, on the config's own data, and adds them up over
-its budget; then the same for ambient score matching alone with the network of EDM.
+Forward, backward, Adam and the average of the weights, at as many parameters. Each side has a process of its own, and
+they take turns, so that what else the machine does meets both; the ratio is the median over the turns. Eager PyTorch on a
+CPU; on a GPU torch.compile, bfloat16 and channels last. One side that fails leaves its cells empty, and the rest goes on.
 """
 
+import json
+import statistics
+import subprocess
+import sys
 import time
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import flags
-from jax.sharding import NamedSharding, PartitionSpec
-from ml_collections import config_flags
 
-from experiments.roads import ADSM, ROADS
+from experiments.benchmarks.contestants import ROWS
+from experiments.report import provenance
 from tweedie_diffusion import program
-from tweedie_diffusion.data.noisy import Dataset
-from tweedie_diffusion.data.pipeline import batches
-from tweedie_diffusion.training.config import Config, check_config
-from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
-from tweedie_diffusion.training.facts import facts_of
-from tweedie_diffusion.training.loop import open_data, terms_at
-from tweedie_diffusion.training.objective import make_objective
-from tweedie_diffusion.training.patch_prior import mixture_of
-from tweedie_diffusion.training.step import (
-    first_buffer,
-    init_state,
-    make_mesh,
-    make_optimizer,
-    make_refresh_step,
-    make_train_step,
+from tweedie_diffusion.data.errors import InputError
+
+_DEVICE = flags.DEFINE_enum("device", "cpu", list(ROWS), "Whose rows. Those of a CPU are not compared with a GPU's.")
+_ROWS = flags.DEFINE_list("rows", [], "Names of rows; all by default.")
+_TURNS = flags.DEFINE_integer("turns", 5, "Of each side; the median counts.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 5.0, "That a turn takes, about.", lower_bound=0.1)
+HEAD = (
+    "| U-Net | side | parameters | GFLOP a step | images/s | TFLOP/s | of the matrix rate | peak memory, GiB | ratio |"
 )
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/digits_noisy.py", "Settings.")
-_REPEATS = flags.DEFINE_integer("repeats", 30, "Runs timed of each program; the median counts.", lower_bound=1)
+
+class Failed(Exception):  # noqa: N818
+    """What a contestant said before it ended."""
 
 
-def cost(config: Config, dataset: Dataset) -> tuple[float, float]:
-    """Seconds of a training: its steps, and what comes before them (compilation, fit of the mixture). Prints both."""
-    facts, mesh, optimizer = facts_of(dataset), make_mesh(), make_optimizer(config.training)
-    network = build_network(config.model, facts)
-    start = time.perf_counter()
-    mixture = mixture_of(dataset.train, config.model, config.seed) if config.model.patch_components else None
-    once = time.perf_counter() - start
-    print(f"fit of the mixture: {once:.1f} s\n\n| program | runs | to compile, s | each, s | together, s |")
-    print("|---|---|---|---|---|")
-    make_denoise, total = denoiser_maker(network, config.model, facts, mixture), 0.0
-    split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    data = batches(dataset.train, batch_size=config.training.batch_size, seed=0)
-    for name, (runs, step) in _programs(config, make_denoise, facts.sigma_data, optimizer, mesh).items():
-        params = init_params(jax.random.key(0), network, config.model, facts)
-        state = jax.device_put(init_state(params, optimizer, first_buffer(config.refresh, facts.shape)), whole)
-        seconds = []
-        for _ in range(_REPEATS.value + 1):
-            batch = jax.device_put(next(data), split)
-            start = time.perf_counter()
-            state = jax.block_until_ready(step(state, batch))
-            seconds.append(time.perf_counter() - start)
-        compiled, each = seconds[0], sorted(seconds[1:])[_REPEATS.value // 2]
-        print(f"| {name} | {runs} | {compiled:.1f} | {each:.4f} | {runs * each:.1f} |")
-        total, once = total + runs * each, once + compiled
-    return total, once
+class Contestant:
+    """A process that takes steps of one side when told."""
+
+    def __init__(self, side: str, row: str, device: str):
+        """Starts to build, in the background."""
+        command = [sys.executable, "-m", "experiments.benchmarks.contestants", side, row, device]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        self.steps = 1
+
+    def answer(self) -> dict:
+        """The next line it prints."""
+        assert self._process.stdout and self._process.stderr
+        line = self._process.stdout.readline()
+        if not line:
+            said = self._process.stderr.read().strip().splitlines()
+            raise Failed(said[-1] if said else f"ended with code {self._process.wait()}")
+        return json.loads(line)
+
+    def turn(self) -> dict:
+        """What `steps` steps take."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(f"{self.steps}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `answer` says why
+        found = self.answer()
+        return found | {"each": found["seconds"] / self.steps}
+
+    def end(self) -> None:
+        """At once."""
+        self._process.kill()
+        self._process.communicate()
 
 
-def _programs(config, make_denoise, sigma_data, optimizer, mesh) -> dict[str, tuple[int, Callable[..., Any]]]:
-    """{name: (how often it runs, (state, batch) -> state)} of all that a training consists of."""
-    refresh, training, programs = config.refresh, config.training, {}
-    for terms, runs in Counter(tuple(terms_at(config, step)) for step in range(training.steps)).items():
-        on = {f"with_{term}": term in terms for term in ("consistency", "refresh")}
-        objective = make_objective(config, make_denoise, sigma_data, **on)
-        step = make_train_step(objective, optimizer, ema_decay=training.ema_decay, seed=0, mesh=mesh)
-        programs[" + ".join(["step: ambient", *terms])] = (runs, lambda state, batch, step=step: step(state, batch)[0])
-    refreshed = sum("refresh" in terms_at(config, step) for step in range(0, training.steps, refresh.every))
-    if refreshed:
-        fills = -(-refresh.capacity // training.batch_size)
-        programs["filling the buffer"] = (fills, make_refresh_step(config, make_denoise, mesh, filling=True))
-        programs["refresh"] = (refreshed, make_refresh_step(config, make_denoise, mesh))
-    return programs
+def matrix_rate(size: int, dtype) -> float:
+    """FLOP/s of a product of square matrices on the first device: the median of several."""
+    matrix, product = jnp.ones((size, size), dtype), jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+    seconds = []
+    for _ in range(9):
+        begun = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(time.perf_counter() - begun)
+    return 2 * size**3 / statistics.median(seconds)
 
 
-def main(arguments):
-    """Print the cost of --config beside that of ambient score matching alone."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    config = _CONFIG.value
-    check_config(config)
-    alone = config.copy_and_resolve_references()
-    with alone.unlocked():
-        alone.update_from_flattened_dict(ROADS[ADSM])
-    dataset = open_data(config.data)
-    print(f"{jax.devices()[0].device_kind} × {jax.device_count()}, batch {config.training.batch_size}\n")
-    print("The config:", end=" ")
-    steps, once = cost(config, dataset)
-    print("\nAmbient score matching alone:", end=" ")
-    alone_steps, alone_once = cost(alone, dataset)
-    ratio, with_all = steps / alone_steps, (steps + once) / (alone_steps + alone_once)
-    print(f"\n{config.training.steps} steps take {ratio:.2f} times as long as those of ADSM alone;")
-    print(f"with compilation and the fit of the mixture, {with_all:.2f} times.")
+def compare(name: str, device: str) -> tuple[dict[str, dict], dict[str, list[dict]]]:
+    """What each side of a row is, and its turns; a side that fails is {"failed": why}."""
+    abouts, turns, sides = {}, {"ours": [], "peer": []}, {}
+    try:
+        for side in turns:  # one after the other: what builds does not wait for what runs
+            sides[side] = Contestant(side, name, device)
+            try:
+                abouts[side] = sides[side].answer()
+            except Failed as failed:
+                abouts[side] = {"failed": str(failed)}
+        going = [side for side in turns if "failed" not in abouts[side]]
+        for turn in range(_TURNS.value + 1):
+            for side in list(going):
+                try:
+                    found = sides[side].turn()
+                except Failed as failed:
+                    abouts[side] |= {"failed": str(failed)}
+                    going.remove(side)
+                    continue
+                if turn:
+                    turns[side].append(found)
+                else:  # the first says how many steps a turn has
+                    sides[side].steps = max(1, round(_SECONDS.value / found["each"]))
+    finally:
+        for contestant in sides.values():
+            contestant.end()
+    return abouts, turns
+
+
+def report(name: str, device: str, rate: float) -> float | None:
+    """Print the lines of a row; the ratio of images a second, ours over the peer's."""
+    abouts, turns = compare(name, device)
+    batch, ratio = ROWS[device][name].batch, None
+    if turns["ours"] and turns["peer"]:
+        ratio = statistics.median(b["each"] / a["each"] for a, b in zip(turns["ours"], turns["peer"], strict=False))
+    for side, label in (("ours", "ours"), ("peer", "diffusers")):
+        about, found = abouts[side], turns[side]
+        if "failed" in about:
+            print(f"| {name} | {label} | {about['failed']} | | | | | | |", flush=True)
+            continue
+        seconds = statistics.median(one["each"] for one in found)
+        speed, peak = about["flops"] / seconds, max(one["peak"] for one in found)
+        cells = [f"{about['parameters']:,}", f"{about['flops'] / 1e9:.1f}", f"{batch / seconds:.2f}"]
+        cells += [f"{speed / 1e12:.3f}", f"{speed / rate:.0%}", f"{peak / 2**30:.2f}"]
+        cells += [f"{ratio:.2f}" if ratio and side == "ours" else ""]
+        print(f"| {name} | {label} | {' | '.join(cells)} |", flush=True)
+    return ratio
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table, and the least ratio."""
+    device = _DEVICE.value
+    if arguments or (unknown := [name for name in _ROWS.value if name not in ROWS[device]]):
+        raise InputError(f"no such rows: {arguments or unknown}; there are {', '.join(ROWS[device])}")
+    if (device == "cpu") != (jax.default_backend() == "cpu"):
+        raise InputError(f"--device={device}, and JAX sees {jax.default_backend()}: name that, or set JAX_PLATFORMS")
+    rate = matrix_rate(2048, jnp.float32) if device == "cpu" else matrix_rate(8192, jnp.bfloat16)
+    kind = "float32" if device == "cpu" else "bfloat16"
+    print("\n".join(f"* {what}: {value}" for what, value in provenance().items()))
+    print(f"* matrix rate, {kind}: {rate / 1e12:.3f} TFLOP/s\n\n{HEAD}\n|{'---|' * HEAD.count(' | ')}---|", flush=True)
+    ratios = [report(name, device, rate) for name in _ROWS.value or ROWS[device]]
+    known = [ratio for ratio in ratios if ratio is not None]
+    print(f"ratio: {min(known):.2f}" if len(known) == len(ratios) else "ratio: unknown, a side is missing")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@
     python -m experiments.benchmarks.train_step --device=cpu
 
 Forward, backward, Adam and the average of the weights, at as many parameters. Each side has a process of its own, and
-they take turns, so that what else the machine does meets both; the ratio is the median over the turns. Eager PyTorch on a
-CPU; on a GPU torch.compile, bfloat16 and channels last. One side that fails leaves its cells empty, and the rest goes on.
+they take turns, so that what else the machine does meets both; the ratio is the median over the turns. Eager PyTorch on
+a CPU; on a GPU torch.compile, bfloat16 and channels last. A side that fails leaves its cells empty; the rest goes on.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -48,7 +49,8 @@ class Contestant:
 
     def answer(self) -> dict:
         """The next line it prints."""
-        assert self._process.stdout and self._process.stderr
+        assert self._process.stdout
+        assert self._process.stderr
         line = self._process.stdout.readline()
         if not line:
             said = self._process.stderr.read().strip().splitlines()
@@ -136,6 +138,7 @@ def report(name: str, device: str, rate: float) -> float | None:
 def main(arguments: list[str]) -> None:
     """Print the table, and the least ratio."""
     device = _DEVICE.value
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of a GPU that the sides share
     if arguments or (unknown := [name for name in _ROWS.value if name not in ROWS[device]]):
         raise InputError(f"no such rows: {arguments or unknown}; there are {', '.join(ROWS[device])}")
     if (device == "cpu") != (jax.default_backend() == "cpu"):

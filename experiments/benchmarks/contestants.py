@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.contestants ours "32×32, 1 M" cpu
 
 Forward, backward, Adam and the average of the weights, of a U-Net: ours as training compiles it, and that of diffusers
-in PyTorch. The first line printed is what was built; each number of steps read from stdin is answered by what they took.
+in PyTorch. The first line printed is what was built; each number of steps on stdin is answered by what they took.
 """
 
 import json

@@ -8,8 +8,8 @@ import pytest
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser, mixture_denoiser
 from tweedie_diffusion.evaluation.attacks import (
-    conditioned,
     from_noise,
+    given_the_rest,
     hidden_likeness,
     hidden_part,
     inpaint,
@@ -67,7 +67,7 @@ def test_given_a_part_the_posterior_mean_of_a_gaussian_is_that_of_linear_algebra
     root, mean, hidden = rng.standard_normal((4, 4)), rng.standard_normal(4), np.array([True, False, False, True])
     covariance = root @ root.T + 0.1 * np.eye(4)
     x_t, x_s, sigma = rng.standard_normal((2, 4)), rng.standard_normal((2, 4)), np.array([0.5, 2.0], np.float32)
-    given = conditioned(gaussian_denoiser(mean, covariance), jnp.float32(x_s), hidden, sigma_s=sigma_s, iterations=4)
+    given = given_the_rest(gaussian_denoiser(mean, covariance), jnp.float32(x_s), hidden, sigma_s=sigma_s, iterations=4)
     found = jax.jit(given)(jnp.float32(x_t), sigma)
     seen = np.concatenate([np.eye(4), np.eye(4)[~hidden]])  # x_t and y together, linear in x_0
     for i in range(2):
@@ -80,7 +80,7 @@ def test_given_a_part_the_posterior_mean_of_a_gaussian_is_that_of_linear_algebra
 def test_a_jacobian_that_is_no_covariance_does_not_run_away(rng):
     wrong = jnp.asarray(rng.standard_normal((6, 6)) - 2 * np.eye(6), jnp.float32)  # neither symmetric nor positive
     x_t, x_s = jnp.asarray(rng.standard_normal((2, 50, 6)), jnp.float32)
-    given = conditioned(lambda x, sigma: x @ wrong, x_s, np.arange(6) < 2, iterations=8, limit=2.0)
+    given = given_the_rest(lambda x, sigma: x @ wrong, x_s, np.arange(6) < 2, iterations=8, limit=2.0)
     assert np.abs(np.asarray(given(1e3 * x_t, 1.0))).max() == 2
 
 
@@ -90,7 +90,7 @@ def test_of_a_gaussian_the_hidden_part_is_drawn_from_its_conditional_law(sigma_s
     known = jax.random.normal(key_known, (N,)) * (1 + sigma_s**2) ** 0.5
     x_s = jnp.stack([known, jnp.full(N, 99.0)], axis=1)  # what is hidden is not looked at
     sigmas = karras_sigmas(32, sigma_min=0.02, sigma_max=20.0)
-    given = jax.jit(conditioned(PAIR, x_s, SECOND, sigma_s=sigma_s))
+    given = jax.jit(given_the_rest(PAIR, x_s, SECOND, sigma_s=sigma_s))
     drawn = inpaint(key, given, x_s, SECOND, sigmas, sigma_s=sigma_s)
     gain = 1 / (1 + sigma_s**2)  # x_1 of y = x_1 + σ_s z: N(gain·y, gain·σ_s²)
     slope, variance = CORRELATION * gain, 1 - CORRELATION**2 * gain
@@ -107,7 +107,7 @@ def test_what_was_learned_by_heart_comes_back_from_behind_a_mask(rng):
     x = rng.uniform(-1, 1, (40, 6, 6, 1)).astype(np.float32)
     hidden, train = hidden_part((6, 6, 1), 0.5), x[:20]
     denoise, sigmas = learned_by_heart(train), karras_sigmas(10, sigma_min=0.02, sigma_max=10.0)
-    given = jax.jit(conditioned(denoise, jnp.asarray(x), hidden, limit=1.0))
+    given = jax.jit(given_the_rest(denoise, jnp.asarray(x), hidden, limit=1.0))
     found = inpaint(row_keys(0, "mask", np.arange(40)), given, x, hidden, sigmas)
     score = hidden_likeness(np.asarray(found), x, hidden, train.mean(axis=0))
     assert (score[:20] > 0.99).sum() >= 17
@@ -117,7 +117,7 @@ def test_what_was_learned_by_heart_comes_back_from_behind_a_mask(rng):
 
 def test_a_row_depends_on_its_own_key_alone():
     sigmas = karras_sigmas(4, sigma_min=0.1, sigma_max=2.0)
-    given = jax.jit(lambda x_s, x_t, sigma: conditioned(PAIR, x_s, SECOND)(x_t, sigma))
+    given = jax.jit(lambda x_s, x_t, sigma: given_the_rest(PAIR, x_s, SECOND)(x_t, sigma))
     draw = lambda keys, x: inpaint(keys, functools.partial(given, x), x, SECOND, sigmas)
     x = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], np.float32)
     one = np.asarray(draw(row_keys(3, "mask", np.array([5, 6, 7])), x))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tweedie_diffusion.diffusion.corruption import add_noise
+from tweedie_diffusion.diffusion.inverse_problems import conditioned
 from tweedie_diffusion.diffusion.reverse_steps import midpoint_step
 from tweedie_diffusion.diffusion.rows import as_rows, expand, fold_in, normal, purpose_key, split
 from tweedie_diffusion.diffusion.types import DenoiseFn
@@ -72,7 +73,7 @@ def hidden_part(shape: tuple[int, ...], share: float) -> np.ndarray:
     return hidden
 
 
-def conditioned(
+def given_the_rest(
     denoise: DenoiseFn,
     x_s: jax.Array,
     hidden: jax.Array,
@@ -81,19 +82,17 @@ def conditioned(
     iterations: int = 3,
     limit: float = math.inf,
 ) -> DenoiseFn:
-    """E[x_0 | x_t, y], y what a mask leaves of x_s, with the posterior taken for a Gaussian of the right covariance:
+    """E[x_0 | x_t, y], y what a mask leaves of x_s: `conditioned`, the noise of y taken for √(σ_s² + (.03σ_t)²).
 
-    d + C Hᵀ(H C Hᵀ + ρI)⁻¹(y − H d),  d = denoise(x_t),  C = σ_t²J the covariance by the second-order Tweedie
-    formula, H what the mask leaves, ρ = σ_s² + (.03σ_t)²; a few conjugate gradients in place of the inverse (Rozet et
-    al. 2024, arXiv:2405.13712). Of Gaussian data it is exact but for that part of σ_t. The Jacobian of a network is no
-    covariance to the last digit: it and `limit` keep the gradients from running away.
+    Of Gaussian data it is exact but for that part of σ_t. The Jacobian of a network is no covariance to the last
+    digit: it and `limit` keep an image that was learned by heart, which has next to no variance, from running away.
 
     Args:
         denoise: the denoiser.
         x_s: [B, ...] images; what is hidden of them is not looked at.
         hidden: [B, ...] or [...] booleans, True for what is not known.
         sigma_s: float or [B], the noise of the known part.
-        iterations: of conjugate gradients, one call of the transposed Jacobian each.
+        iterations: of `conditioned`.
         limit: the greatest absolute value that an image has.
 
     Returns:
@@ -101,23 +100,11 @@ def conditioned(
     """
     hidden = jnp.broadcast_to(hidden, x_s.shape)
     known = lambda v: jnp.where(hidden, 0.0, v)
-    dot = lambda one, other: expand(jnp.sum((one * other).reshape(len(one), -1), axis=1), one)
-    ratio = lambda one, other: jnp.where(other > 0, one / jnp.where(other > 0, other, 1.0), 0.0)
 
     def denoise_given(x_t, sigma):
-        d, transposed = jax.vjp(lambda v: denoise(v, sigma), x_t)
-        variance = expand(as_rows(sigma, x_t) ** 2, x_t)
-        noise = expand(as_rows(sigma_s, x_s) ** 2, x_s) + RIDGE**2 * variance
-        residual = known(x_s - d)
-        solution, direction, square = jnp.zeros_like(residual), residual, dot(residual, residual)
-        for _ in range(iterations):
-            product = known(variance * transposed(direction)[0]) + noise * direction
-            least = noise * dot(direction, direction)  # of a covariance it is never less
-            length = ratio(square, jnp.maximum(dot(direction, product), least))
-            solution, residual = solution + length * direction, residual - length * product
-            before, square = square, dot(residual, residual)
-            direction = residual + ratio(square, before) * direction
-        return jnp.clip(d + variance * transposed(solution)[0], -limit, limit)
+        sigma_y = jnp.hypot(as_rows(sigma_s, x_s), RIDGE * as_rows(sigma, x_t))
+        given = conditioned(denoise, known, known(x_s), sigma_y=sigma_y, iterations=iterations)
+        return jnp.clip(given(x_t, sigma), -limit, limit)
 
     return denoise_given
 
@@ -137,7 +124,7 @@ def inpaint(
 
     Args:
         key: one key, or [B] keys: with them row i depends on key i alone.
-        given: of `conditioned`, compiled by the caller.
+        given: of `given_the_rest`, compiled by the caller.
         x_s, hidden, sigma_s: as there.
         sigmas: [N] levels of the reverse process, never increasing, all > 0.
 

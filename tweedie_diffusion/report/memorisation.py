@@ -12,8 +12,8 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.sources import spaced
 from tweedie_diffusion.diffusion.noise_levels import karras_sigmas
 from tweedie_diffusion.evaluation.attacks import (
-    conditioned,
     from_noise,
+    given_the_rest,
     hidden_likeness,
     hidden_part,
     inpaint,
@@ -188,7 +188,7 @@ def _behind_mask(model: TrainedModel, part: Part, reference: Reference, plan: Pl
     @jax.jit
     def given(params, x_s, sigma_s, x_t, sigma):
         denoise, mask = model.make_denoise(params), jnp.asarray(hidden)
-        return conditioned(denoise, x_s, mask, sigma_s=sigma_s, limit=limit)(x_t, sigma)
+        return given_the_rest(denoise, x_s, mask, sigma_s=sigma_s, limit=limit)(x_t, sigma)
 
     def score(sigma_s):
         x_s = from_noise(lambda x_t, _: x_t, part.x_s, sigma_t=sigma_s, sigma_s=part.sigma_s, seed=plan.seed)

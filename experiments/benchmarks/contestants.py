@@ -1,6 +1,6 @@
 """Two train steps for `experiments.benchmarks.train_step`, each in a process of its own that takes steps when told.
 
-    python -m experiments.benchmarks.contestants ours "32×32, 1 M" cpu
+    python -m experiments.benchmarks.contestants ours "32×32, 1.3 M" cpu
 
 Forward, backward, Adam and the average of the weights, of a U-Net: ours as training compiles it, and that of diffusers
 in PyTorch. The first line printed is what was built; each number of steps on stdin is answered by what they took.
@@ -24,8 +24,10 @@ class Row(NamedTuple):
     peer: dict[str, Any]  # of UNet2DModel
 
 
-def _row(resolution, batch, channels, peer_channels, multipliers, blocks, attention) -> Row:
-    """Both with the same widths over `channels`, blocks a resolution, and attention at the same heights."""
+def _row(resolution, batch, channels, multipliers, blocks, attention, peer_widths, groups=32) -> Row:
+    """Both with as many blocks a resolution, and attention at the same heights; the peer's widths make up for what our
+    resampling and modulation have in weights.
+    """
     ours = {
         "channels": channels,
         "channel_multipliers": multipliers,
@@ -34,8 +36,9 @@ def _row(resolution, batch, channels, peer_channels, multipliers, blocks, attent
     }
     attends = [resolution // 2**level in attention for level in range(len(multipliers))]
     peer = {
-        "block_out_channels": tuple(peer_channels * m for m in multipliers),
+        "block_out_channels": peer_widths,
         "layers_per_block": blocks,
+        "norm_num_groups": groups,
         "down_block_types": tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
         "up_block_types": tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
     }
@@ -44,14 +47,14 @@ def _row(resolution, batch, channels, peer_channels, multipliers, blocks, attent
 
 ROWS = {
     "cpu": {
-        "32×32, 1 M": _row(32, 8, 24, 24, (1, 2, 2), 2, ()),
-        "32×32, 16 M": _row(32, 8, 80, 80, (1, 2, 2), 2, (16,)),
+        "32×32, 1.3 M": _row(32, 8, 32, (1, 2, 2), 1, (), (32, 64, 80), groups=16),
+        "32×32, 17 M": _row(32, 8, 96, (1, 2, 2), 2, (16,), (96, 192, 224)),
     },
     "gpu": {
-        "32×32, 16 M": _row(32, 256, 80, 80, (1, 2, 2), 2, (16,)),
-        "32×32, 55 M": _row(32, 256, 128, 128, (2, 2, 2), 2, (16,)),
-        "64×64, 60 M": _row(64, 128, 128, 128, (1, 2, 2, 2), 3, (16,)),
-        "64×64, 120 M": _row(64, 128, 192, 192, (1, 2, 2, 2), 3, (16,)),
+        "32×32, 17 M": _row(32, 256, 96, (1, 2, 2), 2, (16,), (96, 192, 224)),
+        "32×32, 60 M": _row(32, 256, 128, (2, 2, 2), 4, (16,), (256, 256, 256)),
+        "64×64, 60 M": _row(64, 128, 128, (1, 2, 2, 2), 4, (16,), (128, 256, 256, 288)),
+        "64×64, 123 M": _row(64, 128, 192, (1, 2, 2, 2), 3, (16,), (192, 384, 384, 480)),
     },
 }
 CHANNELS, EMA_DECAY, LEARNING_RATE = 3, 0.999, 1e-4

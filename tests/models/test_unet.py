@@ -118,6 +118,19 @@ def test_remat_changes_neither_output_nor_gradient(x):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
 
 
+def test_remat_keeps_a_third_and_repeats_no_convolution(x):
+    def costs(network):
+        loss = lambda params, x: jnp.sum(network.apply(params, x, C_NOISE))
+        kept = jax.eval_shape(lambda *a: jax.vjp(loss, *a)[1], shapes_of(network), x)
+        text = str(jax.make_jaxpr(jax.grad(loss))(shapes_of(network), x))
+        return sum(leaf.size for leaf in jax.tree.leaves(kept)), text.count("conv_general_dilated[")
+
+    (kept, convolutions), (less, as_many) = costs(UNet(**FLAT)), costs(UNet(**FLAT, remat=True))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(shapes_of(UNet(**FLAT))))
+    assert less - weights < (kept - weights) / 3
+    assert as_many == convolutions
+
+
 def test_dropout_is_random_in_training_and_absent_otherwise(x):
     network, without = UNet(**FLAT, dropout=0.5), UNet(**FLAT)
     params = random_params(network)

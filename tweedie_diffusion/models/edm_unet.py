@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from tweedie_diffusion.models.unet import check_image_shape, double, groups, halve
+from tweedie_diffusion.models.unet import KEPT, check_image_shape, double, groups, halve, rematerialised
 
 EMBEDDING = 4  # units of the embedding for each channel
 _TINY, _FIFTH = 1e-10, 0.2  # of the variance of Glorot's uniform law: last layers of a block, and attention
@@ -75,10 +76,10 @@ class EDMBlock(nn.Module):
             self.channels, (3, 3), dtype=self.dtype, kernel_init=_initial(variance), name=name
         )
         resample = self.resample or (lambda v: v)
-        h = conv("conv0", 1.0)(resample(nn.silu(_norm(x, "norm0", self.dtype))))
+        h = checkpoint_name(conv("conv0", 1.0)(resample(nn.silu(_norm(x, "norm0", self.dtype)))), KEPT)
         h = h + self._dense(self.channels, "affine")(embedded)[:, None, None, :]
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(_norm(h, "norm1", self.dtype)))
-        h = conv("conv1", _TINY)(h)
+        h = checkpoint_name(conv("conv1", _TINY)(h), KEPT)
         skip = resample(x)
         if self.resample or x.shape[-1] != self.channels:
             skip = self._dense(self.channels, "skip")(skip)
@@ -107,7 +108,7 @@ class EDMUNet(nn.Module):
         dropout: probability in every block.
         num_classes: 0, or the number of classes `labels` may name.
         dtype: of the computation (float32 or bfloat16); parameters are float32.
-        remat: recompute each block in the backward pass.
+        remat: as of `UNet`.
         out_channels: C; 0 for as many as x has.
     """
 
@@ -124,7 +125,7 @@ class EDMUNet(nn.Module):
     @nn.compact
     def __call__(self, x, c_noise, labels=None, *, train: bool = False):
         check_image_shape(x.shape[1:], len(self.channel_multipliers))
-        block_cls = nn.remat(EDMBlock, static_argnums=(3,)) if self.remat else EDMBlock
+        block_cls = rematerialised(EDMBlock) if self.remat else EDMBlock
         embedded = Mapping(self.channels, self.num_classes, self.dtype, name="map")(c_noise, labels)
 
         def block(h, channels, name, resample=None, attend=False):

@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from tweedie_diffusion.models.embedding import ConditionEmbedding
+from tweedie_diffusion.models.normalization import GroupNorm
 
+KEPT = "convolution"  # what remat keeps of a block
 _zeros = nn.initializers.zeros
 
 
@@ -40,7 +43,7 @@ class Attention(nn.Module):
     def __call__(self, x):
         b, height, width, c = x.shape
         heads = max(n for n in range(1, max(c // self.channels_per_head, 1) + 1) if c % n == 0)
-        h = nn.GroupNorm(groups(c), dtype=self.dtype)(x).reshape(b, height * width, c)
+        h = GroupNorm(groups(c), self.dtype)(x).reshape(b, height * width, c)
         qkv = nn.Dense(3 * c, dtype=self.dtype)(h).reshape(b, height * width, 3, heads, c // heads)
         out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         out = nn.Dense(c, dtype=self.dtype, kernel_init=_zeros)(out.reshape(b, height * width, c))
@@ -66,19 +69,24 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, embedded, train: bool):
         conv = lambda name, **kw: nn.Conv(self.channels, (3, 3), dtype=self.dtype, name=name, **kw)
+        kept = lambda v: checkpoint_name(v, KEPT)
         resample = self.resample or (lambda v: v)
-        h = nn.silu(nn.GroupNorm(groups(x.shape[-1]), dtype=self.dtype, name="norm_in")(x))
-        h = conv("conv_in")(resample(h))
-        modulation = nn.Dense(2 * self.channels, dtype=self.dtype, name="modulation")(embedded)[:, None, None, :]
-        scale, shift = jnp.split(modulation, 2, axis=-1)
-        h = nn.GroupNorm(groups(self.channels), dtype=self.dtype, name="norm_out")(h) * (1 + scale) + shift
+        h = nn.silu(GroupNorm(groups(x.shape[-1]), self.dtype, name="norm_in")(x))
+        h = kept(conv("conv_in")(resample(h)))
+        modulation = nn.Dense(2 * self.channels, dtype=self.dtype, name="modulation")(embedded)
+        h = GroupNorm(groups(self.channels), self.dtype, name="norm_out")(h, *jnp.split(modulation, 2, axis=-1))
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
-        h = conv("conv_out", kernel_init=_zeros)(h)
+        h = kept(conv("conv_out", kernel_init=_zeros)(h))
         skip = resample(x)
         if skip.shape[-1] != self.channels:
             skip = nn.Dense(self.channels, dtype=self.dtype, name="skip")(skip)
         h = (h + skip) * math.sqrt(0.5)
         return Attention(dtype=self.dtype, name="attention")(h) if self.attend else h
+
+
+def rematerialised(block: type[nn.Module]) -> type[nn.Module]:
+    """A block that keeps its convolutions' results alone for the backward pass, and computes all else again."""
+    return nn.remat(block, static_argnums=(3,), policy=jax.checkpoint_policies.save_only_these_names(KEPT))
 
 
 class UNet(nn.Module):
@@ -93,7 +101,8 @@ class UNet(nn.Module):
         dropout: probability in every block.
         num_classes: 0, or the number of classes `labels` may name.
         dtype: of the computation (float32 or bfloat16); parameters are float32.
-        remat: recompute each block in the backward pass: less memory, about a third more time.
+        remat: keep only what convolutions give, and compute the rest of each block again in the backward pass: a fifth
+            of the memory, without another convolution.
         out_channels: C; 0 for as many as x has.
     """
 
@@ -110,7 +119,7 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, x, c_noise, labels=None, *, train: bool = False):
         check_image_shape(x.shape[1:], len(self.channel_multipliers))
-        block_cls = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        block_cls = rematerialised(Block) if self.remat else Block
 
         def block(h, channels, name, resample=None, attend=None):
             attend = resample is None and h.shape[1] in self.attention_resolutions if attend is None else attend
@@ -137,7 +146,7 @@ class UNet(nn.Module):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), width, f"up_{level}_{i}", attend=attend)
             if level:
                 h = block(h, width, f"up_{level}_double", double)
-        h = nn.silu(nn.GroupNorm(groups(h.shape[-1]), dtype=self.dtype, name="norm_out")(h))
+        h = nn.silu(GroupNorm(groups(h.shape[-1]), self.dtype, name="norm_out")(h))
         out = nn.Conv(self.out_channels or x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=_zeros, name="conv_out")(
             h
         )

@@ -83,7 +83,8 @@ def _solve(product: Linear, variance: jax.Array, b: jax.Array, iterations: int) 
 
     zeros = jnp.zeros((b.shape[0], iterations), b.dtype)
     state = jnp.zeros((*zeros.shape, flat.shape[1]), b.dtype), zeros, zeros, flat / length[:, None]
-    basis, diagonal, beside, _ = jax.lax.fori_loop(0, iterations, iterate, state)
+    unroll = jax.default_backend() == "cpu"  # which takes many times as long for a convolution in a loop
+    basis, diagonal, beside, _ = jax.lax.fori_loop(0, iterations, iterate, state, unroll=unroll or None)
     across = jax.vmap(lambda entries: jnp.diag(entries[:-1], 1))(beside)
     shares = _positive_inverse(jax.vmap(jnp.diag)(diagonal) + across + across.mT, variance)
     return jnp.einsum("bkm,bk->bm", basis, length[:, None] * shares, precision="highest").reshape(b.shape)

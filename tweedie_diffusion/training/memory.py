@@ -141,4 +141,5 @@ def _any_mixture(model: Config, facts: DataFacts) -> PatchMixture:
 
 
 def _size(count: float) -> str:
-    return f"{count / 2**30:.3g} GiB"
+    size = count / 2**30
+    return f"{size:.3g} GiB" if size < 1000 else f"{size:.0f} GiB"

@@ -2,7 +2,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from tweedie_diffusion.data.errors import InputError
-from tweedie_diffusion.training.config import check_config, default_config, difference, from_json, to_json
+from tweedie_diffusion.training.config import check_config, default_config, difference, from_json, may_change, to_json
 
 
 def with_setting(key, value):
@@ -97,6 +97,11 @@ def test_a_buffer_that_does_not_suit_the_batch_is_refused_if_there_is_refresh(ke
     config.refresh.weight = 1.0
     with pytest.raises(InputError, match=f"refresh.{key} must .* training.batch_size"):
         check_config(config)
+
+
+def test_a_run_goes_on_with_blocks_computed_again_but_not_in_another_precision():
+    assert may_change("model.remat")
+    assert not may_change("model.dtype")
 
 
 def test_difference_names_what_changed():

@@ -242,7 +242,7 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_anything_is_written
 
     monkeypatch.setattr(loop, "make_mesh", TwoDevices)
     config.training.batch_size = 33
-    with pytest.raises(InputError, match="batch_size=33 cannot be split over 2 devices"):
+    with pytest.raises(InputError, match="batch_size=33 cannot be split over 2 devices: use a multiple of 2"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.config import default_config
-from tweedie_diffusion.training.step import init_state, make_mesh, make_optimizer, make_train_step
+from tweedie_diffusion.training.step import check_devices, init_state, make_mesh, make_optimizer, make_train_step
 
 
 def quadratic(params, teacher_params, key, batch, step, buffer):
@@ -29,6 +30,15 @@ def test_one_step_of_gradient_descent_and_its_average():
     assert float(state.ema_params["w"]) == pytest.approx(0.1 * 1.0 + 0.9 * 0.0)  # decay 1/10 at the first step
     assert int(state.step) == 1
     assert float(metrics["grad_norm"]) == pytest.approx(2.0)
+
+
+def test_a_batch_that_devices_of_several_processes_cannot_share_names_both(monkeypatch):
+    training = default_config().training
+    training.batch_size = 24
+    check_devices(training, 8)
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(InputError, match="=24 cannot be split over 16 devices of 4 processes: use a multiple of 16"):
+        check_devices(training, 16)
 
 
 def test_the_average_settles_at_its_decay():
@@ -87,7 +97,7 @@ import jax, jax.numpy as jnp, optax
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.objective import make_objective
-from tweedie_diffusion.training.step import init_state, make_mesh, make_train_step
+from tweedie_diffusion.training.step import check_devices, init_state, make_mesh, make_train_step
 config = default_config()
 config.training.batch_size = 16
 oracle = gaussian_denoiser(0.0, 0.25)

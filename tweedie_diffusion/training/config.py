@@ -77,7 +77,7 @@ def _model():
     c.label_dropout = 0.1  # part of the labels hidden in training, so that the model also works without
     c.embedding = "full"  # how the network learns of σ below the data's noise: full, clamped, none
     c.dtype = "float32"  # of the computation; weights are float32
-    c.remat = False  # keep what convolutions give and compute the rest again in the backward pass: less memory
+    c.remat = False  # keep convolutions, compute the rest again in the backward pass: less memory, but not on a CPU
     return c
 
 
@@ -282,6 +282,7 @@ def _one_of(names):
 _MAY_CHANGE = (
     "debug_trace",
     "data.source",
+    "model.remat",
     "training.log_every",
     "training.save_every",
     "training.keep_checkpoints",

@@ -26,6 +26,7 @@ from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.facts import check_facts, facts_of
 from tweedie_diffusion.training.guard import Diverged, Guard
 from tweedie_diffusion.training.health import NUM_IMAGES, data_warnings, health_warnings, held_out_health
+from tweedie_diffusion.training.memory import check_memory, noticing_full_memory
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import log_normal_law, make_objective
 from tweedie_diffusion.training.patch_prior import check_patches, open_mixture
@@ -48,6 +49,7 @@ from tweedie_diffusion.training.results import (
 )
 from tweedie_diffusion.training.step import (
     TrainState,
+    check_devices,
     first_buffer,
     init_state,
     make_mesh,
@@ -103,7 +105,12 @@ def train(
     """
     check_config(config)
     check_workdir(workdir, config)
-    with noticing_loss(), StopRequests(leave) as stops, contextlib.ExitStack() as held:
+    with (
+        noticing_loss(),
+        noticing_full_memory(config),
+        StopRequests(leave) as stops,
+        contextlib.ExitStack() as held,
+    ):
         with stops.nothing_to_lose("stopped before the first step, with nothing to save"):
             run = _open_run(config, workdir, stops, held, start_over=start_over, accept_data=accept_data)
             if run.checkpoints.latest_step() == config.training.steps and (workdir / "denoising_curve.json").is_file():
@@ -118,11 +125,7 @@ def train(
 def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
     """Everything but the state; what must be closed is in `held`."""
     mesh = make_mesh()
-    if config.training.batch_size % mesh.size:
-        raise InputError(
-            f"training.batch_size={config.training.batch_size} cannot be split over {mesh.size} devices: "
-            f"use a multiple of {mesh.size}"
-        )
+    check_devices(config.training, mesh.size)
     dataset = open_data(config.data)
     facts = facts_of(dataset)
     check_same("the data", int(facts.fingerprint[:7] or "0", 16))
@@ -135,6 +138,10 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
     if config.init_from and (start_over or not has_checkpoints(workdir)):
         begun = _model_to_start_from(config, params)
         params = lambda: jax.tree.map(np.asarray, begun.params)
+    optimizer = make_optimizer(config.training)
+    first = lambda: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
+    rows = config.training.batch_size // mesh.size
+    check_memory(config, network, facts, jax.eval_shape(first), rows=rows)
     with first_process_first():
         if on_first_process():
             held.enter_context(locked(workdir))
@@ -146,8 +153,6 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
             open_workdir(workdir, config, facts, excluded, accept_data=accept_data, say=tqdm.write)
         given = begun and begun.mixture
         mixture = open_mixture(workdir, config, dataset.train, given) if config.model.patch_components else None
-    optimizer = make_optimizer(config.training)
-    first = lambda: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
     model = TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), params={})
     return _Run(config, workdir, dataset, model, optimizer, mesh, first, checkpoints, stops)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.refresh import (
     ReplayBuffer,
     empty_buffer,
@@ -70,6 +71,16 @@ def make_mesh(devices=None) -> Mesh:
     """The devices (all of them by default) on one axis, `data`."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def check_devices(training: Config, count: int) -> None:
+    """Raise InputError if a batch cannot be split over `count` devices, of all processes."""
+    if training.batch_size % count:
+        of_processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        raise InputError(
+            f"training.batch_size={training.batch_size} cannot be split over {count} devices{of_processes}: "
+            f"use a multiple of {count}"
+        )
 
 
 def make_train_step(objective, optimizer: optax.GradientTransformation, *, ema_decay: float, seed: int, mesh: Mesh):

@@ -6,7 +6,8 @@
 
 The first command says what their noise is, and which settings to change here. As it is, the noise is estimated, values
 are scaled by their percentiles, and squares of 64 pixels are cut from images of any size. Files that cannot be used are
-named. 100 000 steps need an accelerator; `:quick` is a small network for a first look on a CPU.
+named. 100 000 steps need an accelerator; `:quick` is a small network for a first look on a CPU, `:256` a large one on
+squares of 256 pixels for several accelerators (widths of ADM, Dhariwal and Nichol 2021; not yet run at full length).
 """
 
 from tweedie_diffusion.training.config import default_config
@@ -59,6 +60,18 @@ def get_config(variant: str = ""):
         config.consistency.start = 300
         config.consistency.ramp_steps = 50
         config.sampling.num_steps = 18
+    elif variant == "256":
+        config.data.crop = 256
+        config.model.channels = 128
+        config.model.channel_multipliers = (1, 1, 2, 2, 4, 4)
+        config.model.attention_resolutions = (16,)
+        config.model.dtype = "bfloat16"
+        config.model.remat = True
+        config.training.batch_size = 256
+        config.training.learning_rate = 1e-4
+        config.training.ema_decay = 0.9999
     elif variant:
-        raise ValueError(f"unknown variant {variant!r}: use folder_noisy.py or folder_noisy.py:quick")
+        raise ValueError(
+            f"unknown variant {variant!r}: use folder_noisy.py, folder_noisy.py:quick or folder_noisy.py:256"
+        )
     return config

@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
@@ -45,8 +46,7 @@ def test_every_config_is_tested():
     assert {p.stem for p in FOLDER.glob("*.py")} == set(NAMES)
 
 
-@pytest.mark.parametrize("variant", ["", "quick"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "variant"), [*itertools.product(NAMES, ["", "quick"]), ("folder_noisy", "256")])
 def test_a_config_is_valid(name, variant):
     assert check_config(get_config(name, variant)) is None
 

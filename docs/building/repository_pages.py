@@ -17,7 +17,7 @@ BORROWED = {
     "project/changelog": "CHANGELOG.md",
 }
 CONFIGS = "reference/configs"
-GUIDE = ("data", "sampling", "evaluation", "sharing")  # first, in this order; others follow by name
+GUIDE = ("data", "scaling", "sampling", "evaluation", "sharing")  # first, in this order; others follow by name
 PROJECT = ("reliability", "maths")  # of docs/, that are no guide
 CODE = re.compile(r"(^ *```.*?^ *```$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 TARGET = re.compile(r"\]\((?!\w+:)([^)\s#]+)(#[^)\s]*)?\)")

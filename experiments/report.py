@@ -67,6 +67,11 @@ def provenance() -> dict[str, str]:
     return {"commit": commit, "hardware": hardware, "date": str(date.today())}
 
 
+def provenance_lines() -> str:
+    """The same as a list, to stand above a table."""
+    return "\n".join(f"* {what}: {value}" for what, value in provenance().items())
+
+
 def replace_section(readme, name, text):
     """Put `text` between the markers of the study."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"

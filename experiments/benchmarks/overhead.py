@@ -13,7 +13,6 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -25,6 +24,8 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import cifar10_noisy
+from experiments.benchmarks.turns import in_turns, ratio, spread
+from experiments.report import provenance_lines
 from tweedie_diffusion import program
 from tweedie_diffusion.data.scaling import Scaling
 from tweedie_diffusion.diffusion.rows import purpose_key
@@ -76,24 +77,11 @@ def unguarded_step(objective, optimizer: optax.GradientTransformation, *, ema_de
     return jax.jit(train_step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
 
 
-def in_turns(kinds: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Seconds of each kind, `turns` times, the kinds one after the other; the first turn warms up."""
-    found: dict[str, list[float]] = {name: [] for name in kinds}
-    for turn in range(_TURNS.value + 1):
-        for name, run in kinds.items():
-            seconds = run()
-            if turn:
-                found[name].append(seconds)
-    return found
-
-
 def report(what: str, found: dict[str, list[float]]) -> None:
     """Medians and ranges, and the ratio of each kind to the first, turn by turn."""
     first = next(iter(found.values()))
     for name, seconds in found.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, first, strict=True))
-        shown = f"{statistics.median(seconds):.4f} | {min(seconds):.4f} to {max(seconds):.4f} | {ratio:.3f}"
-        print(f"| {what} | {name} | {shown} |", flush=True)
+        print(f"| {what} | {name} | {spread(seconds)} | {ratio(seconds, first):.3f} |", flush=True)
 
 
 def time_steps(scratch: Path, config: Config, facts: DataFacts) -> TrainState:
@@ -109,7 +97,8 @@ def time_steps(scratch: Path, config: Config, facts: DataFacts) -> TrainState:
     )
     params = init_params(jax.random.key(0), network, config.model, facts)
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    print(f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters on {jax.devices()[0].device_kind}")
+    print(f"{provenance_lines()}\n* parameters: {sum(x.size for x in jax.tree.leaves(params)):,}\n")
+    print("| what | how | median, s | from, to | ratio |\n|---|---|---|---|---|", flush=True)
     options = {"ema_decay": config.training.ema_decay, "seed": 0, "mesh": mesh}
     steps = {
         "without": unguarded_step(objective, optimizer, **options),
@@ -135,7 +124,8 @@ def time_steps(scratch: Path, config: Config, facts: DataFacts) -> TrainState:
 
     with Metrics(scratch, start=0, total=1, batch_size=size) as metrics:
         guard = Guard(scratch, metrics, None)
-        report("step", in_turns({"without": lambda: run("without", None), "guarded": lambda: run("guarded", guard)}))
+        kinds = {"without": lambda: run("without", None), "guarded": lambda: run("guarded", guard)}
+        report("step", in_turns(kinds, turns=_TURNS.value))
     return states["guarded"]
 
 
@@ -165,7 +155,8 @@ def time_saves(scratch: Path, state: TrainState) -> None:
 
     with Checkpoints(scratch, keep=10**6) as checkpoints:
         kinds = {"Orbax as it comes": lambda: orbax_alone(True), "Orbax, not compressed": lambda: orbax_alone(False)}
-        report("save", in_turns(kinds | {"ours: not compressed, with manifest": ours}))
+        kinds |= {"ours: not compressed, with manifest": ours}
+        report("save", in_turns(kinds, turns=_TURNS.value))
     print(f"training waits {statistics.median(waited):.4f} s of a save")
 
 
@@ -173,7 +164,6 @@ def main(arguments: list[str]) -> None:
     """Time both."""
     config, facts = settings()
     with tempfile.TemporaryDirectory() as scratch:
-        print("| what | how | median, s | from, to | ratio |\n|---|---|---|---|---|")
         time_saves(Path(scratch), time_steps(Path(scratch), config, facts))
 
 

@@ -1,54 +1,95 @@
-"""How fast images are drawn, by how many a device draws at a time: python -m experiments.benchmarks.sampling.
+"""How fast images are drawn, and how much of that time the network takes.
 
-Networks of random weights: the time does not depend on them. The difference is the largest between an image and the
-same one of the smallest batch.
+    python -m experiments.benchmarks.sampling
+
+The reverse process of a run's config as `sample` has it, and, in turns with it, as many calls of the compiled denoiser
+alone, on as many images a call. Networks of fresh weights and a mixture of no data: neither changes the time.
 """
 
+import math
+import statistics
 import time
 
 import jax
-import numpy as np
+import jax.numpy as jnp
+from absl import flags
 
 from configs import cifar10_noisy, digits_noisy
-from tweedie_diffusion.data.scaling import Scaling
-from tweedie_diffusion.training import trained
-from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
-from tweedie_diffusion.training.facts import DataFacts
+from experiments.benchmarks.network_calls import network_calls
+from experiments.benchmarks.turns import in_turns, ratio
+from experiments.benchmarks.untrained import described, fresh_weights
+from experiments.report import provenance_lines
+from tweedie_diffusion import program
+from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
+from tweedie_diffusion.training.spread import devices_for
+from tweedie_diffusion.training.trained import TrainedModel, rows_a_device
 
-NUM, ROWS = 1024, (64, 256, 1024)
 STUDIES = {"digits": (digits_noisy, (8, 8, 1)), "cifar10": (cifar10_noisy, (32, 32, 3))}
+CPU_IMAGES, IMAGES = 64, 1024
+AIM = 0.95
+
+_NETWORK = flags.DEFINE_multi_enum("network", None, list(STUDIES), "Of these configs; on a CPU digits, else all.")
+_TURNS = flags.DEFINE_integer("turns", 5, "Of process and calls; the median counts.", lower_bound=1)
+HEAD = (
+    "| network | images a call | a call, s | images/s of a call | calls | process, s | images/s | share of the calls |"
+)
 
 
-def model_of(config, shape) -> trained.TrainedModel:
-    """The network of a config without its mixture of patches."""
-    config.model.patch_components = 0
-    facts = DataFacts(shape, 0.5, 0.4, 0.4, 0, Scaling(0, 255, "uint8"), NUM, NUM)
-    network = build_network(config.model, facts)
-    params = init_params(jax.random.key(0), network, config.model, facts)
-    noise = np.random.default_rng(0)
-    params = jax.tree.map(lambda p: np.float32(p + 0.02 * noise.standard_normal(p.shape)), params)
-    return trained.TrainedModel(config, facts, denoiser_maker(network, config.model, facts), params)
+def seconds_of_calls(model: TrainedModel, size: int, calls: int):
+    """() -> seconds of so many calls of the denoiser, each on what the one before returned."""
+    forward = jax.jit(lambda params, x_t, sigma: model.make_denoise(params)(x_t, sigma))
+    x_init, sigma = jnp.ones((size, *model.facts.shape)), jnp.ones(size)
+
+    def run():
+        begun, x_t = time.perf_counter(), x_init
+        for _ in range(calls):
+            x_t = forward(model.params, x_t, sigma)
+        x_t.block_until_ready()
+        return time.perf_counter() - begun
+
+    return run
 
 
-def main():
-    names = ["digits"] if jax.default_backend() == "cpu" else list(STUDIES)
-    print(f"{jax.local_device_count()} x {jax.devices()[0].device_kind}")
-    print("\n| network | images a device | images/s | largest difference |\n|---|---|---|---|")
-    for name in names:
-        model, first = model_of(STUDIES[name][0].get_config(), STUDIES[name][1]), None
-        for rows in ROWS:
-            trained.rows_a_device = lambda _, rows=rows: rows
-            images = model.sample(range(NUM))
-            seconds = []
-            for _ in range(3):
-                start = time.perf_counter()
-                model.sample(range(NUM))
-                seconds.append(time.perf_counter() - start)
-            first = images if first is None else first
-            print(
-                f"| {name} | {rows} | {NUM / np.median(seconds):.0f} | {np.abs(images - first).max():.1e} |", flush=True
-            )
+def seconds_of_process(model: TrainedModel, num: int):
+    """() -> seconds of drawing `num` images."""
+
+    def run():
+        begun = time.perf_counter()
+        model.sample(range(num))
+        return time.perf_counter() - begun
+
+    return run
+
+
+def report(name: str, num: int) -> float:
+    """Print the line of a network; the share of its calls in the process."""
+    study, shape = STUDIES[name]
+    model = described(study.get_config(), shape)
+    model = model.with_params(fresh_weights(model))
+    size = rows_a_device(shape)
+    batches = math.ceil(num / (size * devices_for(num, size)))
+    sigmas, _ = model.check_sampling()
+    calls = batches * network_calls(REVERSE_STEPS[model.config.sampling.step], sigmas)
+    kinds = {"calls": seconds_of_calls(model, size, calls), "process": seconds_of_process(model, num)}
+    found = in_turns(kinds, turns=_TURNS.value)
+    one, process = statistics.median(found["calls"]) / calls, statistics.median(found["process"])
+    share = ratio(found["calls"], found["process"])
+    cells = [f"{size}", f"{one:.5f}", f"{size / one:.0f}", f"{calls}", f"{process:.3f}", f"{num / process:.1f}"]
+    print(f"| {name} | {' | '.join(cells)} | {share:.3f} |", flush=True)
+    return share
+
+
+def main(arguments: list[str]) -> None:
+    """Print a line a network, and the least share."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}: flags are --network, --turns")
+    on_cpu = jax.default_backend() == "cpu"
+    num = CPU_IMAGES if on_cpu else IMAGES
+    names = _NETWORK.value or (["digits"] if on_cpu else list(STUDIES))
+    print(f"{provenance_lines()}\n* images: {num}\n\n{HEAD}\n|{'---|' * HEAD.count(' | ')}---|", flush=True)
+    print(f"least share: {min(report(name, num) for name in names):.3f} (aim {AIM})")
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

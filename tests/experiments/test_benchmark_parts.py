@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+
+from experiments.benchmarks.largest import largest_batch
+from experiments.benchmarks.logged import intervals
+from experiments.benchmarks.network_calls import network_calls
+from experiments.benchmarks.starts import compiled_of, phases_of
+from experiments.benchmarks.turns import in_turns, ratio
+from experiments.benchmarks.untrained import mixture_like
+from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
+from tweedie_diffusion.models.patch_mixture import patch_denoiser
+from tweedie_diffusion.training.config import default_config
+
+
+def test_kinds_take_turns_and_the_first_turn_does_not_count():
+    asked, clock = [], iter(range(100))
+
+    def kind(name):
+        return lambda: asked.append(name) or float(next(clock))
+
+    found = in_turns({"a": kind("a"), "b": kind("b")}, turns=2)
+    assert asked == ["a", "b"] * 3
+    assert found == {"a": [2.0, 4.0], "b": [3.0, 5.0]}
+
+
+def test_the_ratio_is_that_of_the_turns_not_of_the_medians():
+    assert ratio([1.0, 9.0, 2.0], [1.0, 3.0, 8.0]) == 1.0  # of 1, 3 and 1/4; that of the medians is 2/3
+
+
+@pytest.mark.parametrize(("step", "calls"), [("heun", 2 * 17 + 1), ("euler", 18), ("ancestral", 18), ("midpoint", 35)])
+def test_network_calls_of_a_grid_of_18_levels(step, calls):
+    assert network_calls(REVERSE_STEPS[step], np.geomspace(80, 0.02, 18).astype(np.float32)) == calls
+
+
+@pytest.mark.parametrize("truth", [8, 40, 64, 1000])
+def test_where_memory_follows_a_line_three_batches_tell_the_largest(truth):
+    known = largest_batch(lambda batch: 50 + 3 * batch, budget=50 + 3 * truth + 20, first=64)
+    assert len(known) <= 3
+    assert max(batch for batch in known if known[batch] <= 50 + 3 * truth + 20) == truth
+
+
+def test_where_memory_jumps_the_largest_batch_is_closed_in_on():
+    known = largest_batch(lambda batch: 10 * batch + 2000 * (batch > 400), budget=6000, first=64)
+    assert max(batch for batch in known if known[batch] <= 6000) == 400
+
+
+def test_a_budget_below_the_weights_fits_no_batch():
+    assert largest_batch(lambda batch: 1000 + batch, budget=500, first=64) == {64: 1064, 128: 1128}
+
+
+def test_a_phase_lasts_until_the_next_and_compilations_of_one_name_are_summed():
+    lines = [
+        (2.0, "fitting a mixture of 16 to the noisy data"),
+        (3.0, "WARNING:jax._src.dispatch:Finished XLA compilation of jit(gains) in 0.25 sec"),
+        (3.5, "WARNING:jax._src.dispatch:Finished XLA compilation of jit(gains) in 5e-1 sec"),
+        (5.0, "step 0: compiling ambient score matching"),
+        (9.0, "WARNING:jax._src.dispatch:Finished XLA compilation of jit(train_step) in 3.5 sec"),
+    ]
+    phases = phases_of(lines, 10.0)
+    assert phases == {
+        "modules and data": 2.0,
+        "fit of the mixture": 3.0,
+        "the first step: compilation, run": 5.0,
+    }
+    assert compiled_of(lines) == {"gains": 0.75, "train_step": 3.5}
+
+
+def test_the_first_interval_of_a_training_and_lines_without_a_speed_are_left_out(tmp_path):
+    speed = lambda wait: {"steps_per_second": 2.0, "images_per_second": 128.0, "data_wait": wait}
+    lines = [
+        {"step": 10} | speed(0.9),
+        {"step": 20} | speed(0.1),
+        {"step": 20, "score": 1.0},
+        {"step": 30} | speed(0.2),
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert intervals(tmp_path / "metrics.jsonl") == [(2.0, 128.0, 0.1), (2.0, 128.0, 0.2)]
+
+
+def test_the_mixture_of_no_data_is_white():
+    model = default_config().model
+    model.patch_components, model.patch_side = 3, 2
+    x_t = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 5, 6, 1)).astype(np.float32)
+    x0_hat = patch_denoiser(mixture_like(model, (5, 6, 1)))(x_t, np.full(2, 0.5, np.float32))
+    np.testing.assert_allclose(x0_hat, x_t / (1 + 0.5**2), rtol=1e-4)

@@ -62,7 +62,9 @@ def trained(shards, **settings):
     layout = layout_of(state, mesh)
     state = place(state, layout)
     terms = dict(with_consistency=settings.pop("with_consistency", False))
-    objective = make_objective(default_config(), make_denoise, 0.5, **terms)
+    config = default_config()
+    config.consistency.start, config.consistency.ramp_steps = 0, 1
+    objective = make_objective(config, make_denoise, 0.5, **terms)
     step = make_train_step(objective, optax.adam(1e-2), ema_decay=0.9, seed=0, mesh=mesh, layout=layout, **settings)
     step = step.lower(state, batch).compile()
     text, losses = step.as_text(), []

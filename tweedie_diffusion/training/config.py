@@ -85,7 +85,7 @@ def _training():
     c = ConfigDict()
     c.steps = 1000  # of training, one batch each
     c.batch_size = 64  # images a step, over all devices
-    c.accumulate = 0  # micro-batches of a batch that does not fit, one by one; 0 for none. On a CPU ten times slower
+    c.accumulate = 0  # micro-batches of a batch that does not fit; 0 for none. A CPU takes over ten times as long
     c.shards = 0  # devices that share one copy of weights, moments and average; 0 holds one on each device
     c.learning_rate = 1e-3  # at its height: it warms up, then falls as a cosine
     c.warmup_steps = 100  # over which the learning rate rises

@@ -73,7 +73,8 @@ def ours(row: Row, device: str) -> tuple[dict[str, Any], Callable[[], None], Cal
     from tweedie_diffusion.training.facts import DataFacts
     from tweedie_diffusion.training.objective import make_objective
     from tweedie_diffusion.training.processes import place
-    from tweedie_diffusion.training.step import init_state, make_mesh, make_optimizer, make_train_step
+    from tweedie_diffusion.training.sharding import make_mesh
+    from tweedie_diffusion.training.step import init_state, make_optimizer, make_train_step
 
     config = default_config()
     config.model.update(row.ours)

@@ -19,7 +19,8 @@ from tweedie_diffusion import program
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training.config import Config
 from tweedie_diffusion.training.objective import make_objective
-from tweedie_diffusion.training.step import init_state, make_mesh, make_optimizer, make_train_step
+from tweedie_diffusion.training.sharding import make_mesh
+from tweedie_diffusion.training.step import init_state, make_optimizer, make_train_step
 
 SHAPE, CPU_GIB = (32, 32, 3), 4.0
 HEAD = "| network | remat | largest batch | of them, GiB | an image more, MiB | ratio of batches |"

@@ -37,7 +37,8 @@ from tweedie_diffusion.training.guard import Guard
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import make_objective
 from tweedie_diffusion.training.processes import place
-from tweedie_diffusion.training.step import TrainState, init_state, make_mesh, make_optimizer, make_train_step
+from tweedie_diffusion.training.sharding import make_mesh
+from tweedie_diffusion.training.step import TrainState, init_state, make_optimizer, make_train_step
 
 _NETWORK = flags.DEFINE_enum("network", "mlp", ["mlp", "unet"], "Of the model.")
 _STEPS = flags.DEFINE_integer("steps", 20, "In a turn.", lower_bound=2)

@@ -36,15 +36,14 @@ from tweedie_diffusion.training.denoiser import (
     sigma_data_of,
 )
 from tweedie_diffusion.training.facts import DataFacts, facts_of
-from tweedie_diffusion.training.loop import terms_at
-from tweedie_diffusion.training.objective import make_objective
+from tweedie_diffusion.training.objective import make_objective, terms_at
 from tweedie_diffusion.training.patch_prior import mixture_of
 from tweedie_diffusion.training.processes import place
+from tweedie_diffusion.training.sharding import make_mesh
 from tweedie_diffusion.training.step import (
     TrainState,
     first_buffer,
     init_state,
-    make_mesh,
     make_optimizer,
     make_refresh_step,
     make_train_step,

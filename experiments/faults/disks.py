@@ -27,7 +27,7 @@ from experiments.faults.runs import (
     wait_until,
 )
 from tweedie_diffusion.training.checkpoints import Checkpoints
-from tweedie_diffusion.training.step import make_mesh
+from tweedie_diffusion.training.sharding import make_mesh
 
 FLIPS = 200
 KIB = 1024

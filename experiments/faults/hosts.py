@@ -120,7 +120,8 @@ import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec
 from tweedie_diffusion.training.checkpoints import Checkpoints
 from tweedie_diffusion.training.processes import place
-from tweedie_diffusion.training.step import init_state, make_mesh
+from tweedie_diffusion.training.sharding import make_mesh
+from tweedie_diffusion.training.step import init_state
 from tweedie_diffusion.training.trace import state_digest
 
 draw = np.random.default_rng(int(sys.argv[2])).normal

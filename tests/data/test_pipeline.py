@@ -8,7 +8,7 @@ from tweedie_diffusion.data import noisy
 from tweedie_diffusion.data.noisy import NoiseModel, open_dataset
 from tweedie_diffusion.data.pipeline import batches
 from tweedie_diffusion.data.scaling import Scaling
-from tweedie_diffusion.data.sources import in_memory
+from tweedie_diffusion.data.sources import Images, in_memory
 
 COUNT = 12  # training images
 
@@ -160,3 +160,37 @@ def test_a_stream_with_a_law_goes_on_as_if_never_stopped(examples):
     for expected, got in zip(whole[2:], resumed, strict=True):
         for key in expected:
             np.testing.assert_array_equal(got[key], expected[key])
+
+
+def large_images():
+    """Images of several sizes, of which examples are squares of 4."""
+    shapes = [(4 + i % 3, 9 - i % 4, 1) for i in range(COUNT + 4)]
+    stored = [np.random.default_rng(i).normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)]
+    scaling = Scaling(-1, 1, "float32", bounded=False)
+    return Images(stored.__getitem__, len(stored), (4, 4, 1), scaling, cropped=True)
+
+
+@pytest.mark.parametrize("cropped", [False, True])
+@pytest.mark.parametrize("law", [None, lambda uniform, low: low + uniform])
+def test_parts_of_batches_have_the_rows_of_whole_ones_and_all_numbers(law, cropped):
+    stored = np.random.default_rng(0).normal(size=(COUNT + 4, 4, 4, 1)).astype(np.float32)
+    images = large_images() if cropped else in_memory(stored, Scaling(-1, 1, "float32", bounded=False))
+    opened = lambda: open_dataset(images, NoiseModel(0.3), held_out=4 / (COUNT + 4), split_seed=0).train
+    settings = {"batch_size": 6, "seed": 3, "flip": True, "turn": True, "law": law}
+    whole = take(5, opened(), **settings)
+    for part in (slice(0, 2), slice(2, 6), np.array([0, 1, 4])):
+        for expected, got in zip(whole, take(5, opened(), **settings, part=part), strict=True):
+            np.testing.assert_array_equal(got["index"], expected["index"])
+            for name in expected.keys() - {"index"}:
+                np.testing.assert_array_equal(got[name], expected[name][part], err_msg=name)
+
+
+def test_only_the_images_of_a_part_are_read():
+    read, stored = [], np.random.default_rng(0).normal(size=(COUNT + 4, 4, 4, 1)).astype(np.float32)
+    scaling = Scaling(-1, 1, "float32", bounded=False)
+    images = Images(lambda i: read.append(i) or stored[i], len(stored), (4, 4, 1), scaling, cropped=True)
+    train = open_dataset(images, NoiseModel(0.3, present=True), held_out=4 / (COUNT + 4), split_seed=0).train
+    train._larger.clear()  # of what was measured
+    read.clear()
+    (batch,) = take(1, train, batch_size=COUNT, seed=0, part=slice(3, 7), threads=0)
+    assert read == batch["index"][3:7].tolist()

@@ -17,7 +17,8 @@ from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.training import checkpoints as module
 from tweedie_diffusion.training.checkpoints import Checkpoints, SaveFailed, restore_saved
 from tweedie_diffusion.training.config import default_config
-from tweedie_diffusion.training.step import first_buffer, init_state, make_mesh
+from tweedie_diffusion.training.sharding import make_mesh
+from tweedie_diffusion.training.step import first_buffer, init_state
 from tweedie_diffusion.training.stopping import Stopped, StopRequests
 from tweedie_diffusion.training.trace import state_digest
 

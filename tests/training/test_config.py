@@ -66,6 +66,8 @@ def test_a_missing_key_is_refused():
         ("training.steps", 0, "training.steps must be > 0"),
         ("training.steps", True, "training.steps must be of type int"),
         ("training.ema_decay", 1.0, r"training.ema_decay must be in \[0, 1\)"),
+        ("training.shards", -1, "training.shards must be >= 0"),
+        ("training.accumulate", -1, "training.accumulate must be >= 0"),
         ("ambient.weight_cap", 0.5, "ambient.weight_cap must be >= 1"),
         ("consistency.step", "rk4", "consistency.step must be one of"),
         ("consistency.stop", 100, "consistency.stop must exceed consistency.start"),

@@ -8,7 +8,8 @@ import pytest
 
 from tweedie_diffusion.training.guard import SKIPS, Diverged, Guard
 from tweedie_diffusion.training.metrics import Metrics
-from tweedie_diffusion.training.step import init_state, make_mesh, make_train_step
+from tweedie_diffusion.training.sharding import make_mesh
+from tweedie_diffusion.training.step import init_state, make_train_step
 
 NOTHING = {"loss": jnp.float32(1), "grad_norm": jnp.float32(1), "skipped_in_a_row": jnp.int32(0)}
 

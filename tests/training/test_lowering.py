@@ -14,10 +14,10 @@ from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.objective import make_objective
+from tweedie_diffusion.training.sharding import make_mesh
 from tweedie_diffusion.training.step import (
     first_buffer,
     init_state,
-    make_mesh,
     make_optimizer,
     make_refresh_step,
     make_train_step,

@@ -14,7 +14,8 @@ from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.loop import train
 from tweedie_diffusion.training.memory import device_memory, kept_bytes, mends, need_of
 from tweedie_diffusion.training.objective import make_objective
-from tweedie_diffusion.training.step import first_buffer, init_state, make_mesh, make_optimizer, make_train_step
+from tweedie_diffusion.training.sharding import make_mesh
+from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer, make_train_step
 
 array = jax.ShapeDtypeStruct
 

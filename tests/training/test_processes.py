@@ -20,7 +20,7 @@ from tweedie_diffusion.training.processes import (
     on_one_device,
     place,
 )
-from tweedie_diffusion.training.step import make_mesh
+from tweedie_diffusion.training.sharding import make_mesh
 from tweedie_diffusion.training.trace import read_trace
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,10 @@ import optax
 import pytest
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.config import default_config
-from tweedie_diffusion.training.step import check_devices, init_state, make_mesh, make_optimizer, make_train_step
+from tweedie_diffusion.training.sharding import check_devices, make_mesh
+from tweedie_diffusion.training.step import init_state, make_optimizer, make_train_step
 
 
 def quadratic(params, teacher_params, key, batch, step, buffer):
@@ -92,12 +94,39 @@ def test_gradients_are_clipped_by_their_global_norm():
     np.testing.assert_allclose(first_moment, [0.06, 0.08], rtol=1e-5)
 
 
+def after(objective, batch, **settings):
+    """Weights and metrics after a step of gradient descent of length 1 from 1."""
+    step = make_train_step(objective, optax.sgd(1.0), ema_decay=0.9, seed=0, mesh=make_mesh(), **settings)
+    state, metrics = step(init_state({"w": jnp.float32(1.0)}, optax.sgd(1.0)), {"x_tn": batch})
+    return float(state.params["w"]), {name: float(value) for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_micro_batches_take_the_step_of_the_whole_batch(rng, micro_batches):
+    batch = rng.normal(size=8).astype(np.float32)
+    w, metrics = after(quadratic, batch, micro_batches=micro_batches)
+    assert w == pytest.approx(1 - 2 * (1 - batch.mean()), abs=1e-6)
+    assert metrics["loss"] == pytest.approx(np.square(1 - batch).mean(), rel=1e-6)
+    assert metrics["grad_norm"] == pytest.approx(abs(2 * (1 - batch.mean())), rel=1e-5)
+
+
+def test_each_micro_batch_draws_for_itself():
+    def drawn(params, teacher_params, key, batch, step, buffer):
+        loss = params["w"] * jax.random.normal(key)
+        return loss, {"loss": loss}
+
+    key = jax.random.fold_in(purpose_key(0, "training"), 0)
+    draws = [float(jax.random.normal(jax.random.fold_in(key, i))) for i in range(4)]
+    assert after(drawn, np.zeros(4, np.float32), micro_batches=4)[0] == pytest.approx(1 - np.mean(draws), abs=1e-6)
+
+
 TWO_DEVICES = """
 import jax, jax.numpy as jnp, optax
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.objective import make_objective
-from tweedie_diffusion.training.step import check_devices, init_state, make_mesh, make_train_step
+from tweedie_diffusion.training.sharding import make_mesh
+from tweedie_diffusion.training.step import init_state, make_train_step
 config = default_config()
 config.training.batch_size = 16
 oracle = gaussian_denoiser(0.0, 0.25)

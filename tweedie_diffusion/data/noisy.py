@@ -48,7 +48,7 @@ class NoisyImages:
 
     `label` is −1 without classes; `index` is the number of the image in the whole data set. Example i is the same array
     whenever, in whatever order and on whatever machine it is asked for. Of images larger than the examples it is the
-    central square, unless `rows` is given a generator, which places it. The noise belongs to the whole image, so that
+    central square, unless `rows` is told its place. The noise belongs to the whole image, so that
     squares that overlap share it.
     """
 
@@ -70,12 +70,15 @@ class NoisyImages:
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]:
         return {name: rows[0] for name, rows in self.rows(np.array([index])).items()}
 
-    def rows(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-        """The examples at `indices` [B], as arrays [B, ...]; `rng` places squares cut from larger images."""
+    def rows(self, indices: np.ndarray, places: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The examples at `indices` [B], as arrays [B, ...]; `places` [B, 2] in [0, 1), of all squares that can be cut
+        from a larger image, from top to bottom and left to right.
+        """
         numbers = self._indices[indices]
         known = {"sigma_tn": self._levels[numbers], "index": numbers.astype(np.int32)}
         if self._images.cropped:
-            x_tn = np.stack([self._square(int(i), rng) for i in indices])
+            chosen = [None] * len(indices) if places is None else places
+            x_tn = np.stack([self._square(int(i), place) for i, place in zip(indices, chosen, strict=True)])
             return {"x_tn": x_tn, "label": self._labels[indices]} | known
         if self._cache is None:
             x_tn, labels = self._open(numbers)
@@ -101,8 +104,8 @@ class NoisyImages:
         """[len] the number of every example in the whole data set."""
         return self._indices
 
-    def _square(self, index, rng):
-        """The central square of an image, or one placed at random."""
+    def _square(self, index, place):
+        """The central square of an image, or the one of a place."""
         image = self._larger.get(index)
         if image is None:
             (image,), (self._labels[index],) = self._open(self._indices[[index]])
@@ -110,7 +113,7 @@ class NoisyImages:
                 self._larger[index] = image
                 self._room -= image.nbytes
         free = np.subtract(image.shape[:2], self._images.shape[:2])
-        top, left = free // 2 if rng is None else rng.integers(free + 1)
+        top, left = free // 2 if place is None else (place * (free + 1)).astype(int)
         return image[top : top + self._images.shape[0], left : left + self._images.shape[1]]
 
     def _open(self, indices):

@@ -13,15 +13,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import BadFiles, InputError
 from tweedie_diffusion.data.whole import sync
 from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.manifest import Damaged, damage_of, read_sealed, verify, write_manifest, write_sealed
-from tweedie_diffusion.training.processes import on_first_process, on_one_device, place
-from tweedie_diffusion.training.step import TrainState, make_mesh
+from tweedie_diffusion.training.processes import in_memory, on_first_process, place
+from tweedie_diffusion.training.sharding import make_mesh
+from tweedie_diffusion.training.step import TrainState, layout_of
 
 # checkpoints/STEP/state/          Orbax
 # checkpoints/STEP/manifest.json   SHA-256 of the files of state
@@ -48,6 +49,7 @@ class Checkpoints:
         self.folder, self._keep = directory(workdir), keep
         self._saved = threading.Event()
         self._saved.set()
+        self._held: int | None = None
         self._failed: SaveFailed | None = None
         if keep is not None and on_first_process():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,17 +101,24 @@ class Checkpoints:
         return self._scores()
 
     def save(self, state: TrainState) -> None:
-        """Write the state in the background; a step that is there already is left alone.
+        """Write the state in the background; a step that is there already is left alone. All processes must call.
 
         Raises:
             SaveFailed: if the save before this one failed.
         """
         self.wait()
         step = int(state.step)
+        if self.holds(step):
+            return
+        host, self._held = in_memory(state), step
         if on_first_process() and step not in self.steps():
-            saving = threading.Thread(target=self._write, args=(step, _in_memory(state)), name=f"save {step}")
+            saving = threading.Thread(target=self._write, args=(step, host), name=f"save {step}")
             self._saved.clear()
             saving.start()
+
+    def holds(self, step: int) -> bool:
+        """Whether `step` was the last to be saved, or restored: the same on all processes, whatever files they see."""
+        return step == self._held
 
     def wait(self) -> None:
         """Wait for the save in the background.
@@ -144,7 +153,7 @@ class Checkpoints:
         return (self._path(step) / "score.json").exists()
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
-        """The state saved at `step`, of the structure of `like` (arrays or shapes), on every device of `mesh`.
+        """The state saved at `step`, of the structure of `like` (arrays or shapes), as `layout_of` has it on `mesh`.
 
         Raises:
             Damaged: if a file of it is not what was written.
@@ -157,7 +166,9 @@ class Checkpoints:
                 read_sealed(path / "score.json")
         except OSError as error:
             raise damage_of(error, path) from error
-        return place(_read(path / "state", like), NamedSharding(mesh, PartitionSpec()))
+        state = place(_read(path / "state", like), layout_of(like, mesh))
+        self._held = step
+        return state
 
     def restore_newest(self, like: TrainState, mesh: Mesh, say: Callable[[str], None]) -> TrainState | None:
         """The newest state that is whole, None if none was ever saved. Newer ones, damaged, are renamed STEP.damaged.
@@ -256,15 +267,6 @@ def _orbax():
     alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-def _in_memory(state):
-    """A copy for the host: the next step takes the arrays of this one."""
-    local = on_one_device(state)
-    for leaf in jax.tree.leaves(local):
-        leaf.copy_to_host_async()
-    copied = np.array if jax.default_backend() == "cpu" else np.asarray  # which would show a CPU's array itself
-    return jax.tree.map(copied, local)
 
 
 def _read(path, like):

@@ -85,6 +85,8 @@ def _training():
     c = ConfigDict()
     c.steps = 1000  # of training, one batch each
     c.batch_size = 64  # images a step, over all devices
+    c.accumulate = 0  # micro-batches of a batch that does not fit; 0 for none. A CPU takes over ten times as long
+    c.shards = 0  # devices that share one copy of weights, moments and average; 0 holds one on each device
     c.learning_rate = 1e-3  # at its height: it warms up, then falls as a cosine
     c.warmup_steps = 100  # over which the learning rate rises
     c.max_grad_norm = 1.0  # longer gradients are scaled down to it
@@ -286,6 +288,7 @@ _MAY_CHANGE = (
     "training.log_every",
     "training.save_every",
     "training.keep_checkpoints",
+    "training.shards",
 )
 _positive = (lambda v: v > 0), "> 0"
 _not_negative = (lambda v: v >= 0), ">= 0"
@@ -331,6 +334,8 @@ _RULES = {
     "model.dtype": _one_of(DTYPES),
     "training.steps": _positive,
     "training.batch_size": _positive,
+    "training.accumulate": _not_negative,
+    "training.shards": _not_negative,
     "training.learning_rate": _positive,
     "training.warmup_steps": _not_negative,
     "training.max_grad_norm": _positive,

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from tweedie_diffusion.data.errors import InputError
@@ -28,17 +28,20 @@ from tweedie_diffusion.training.guard import Diverged, Guard
 from tweedie_diffusion.training.health import NUM_IMAGES, data_warnings, health_warnings, held_out_health
 from tweedie_diffusion.training.memory import check_memory, noticing_full_memory
 from tweedie_diffusion.training.metrics import Metrics
-from tweedie_diffusion.training.objective import log_normal_law, make_objective
+from tweedie_diffusion.training.objective import log_normal_law, make_objective, renews_at, terms_at
 from tweedie_diffusion.training.patch_prior import check_patches, open_mixture
 from tweedie_diffusion.training.processes import (
     Agreement,
     check_same,
     first_process_first,
+    in_memory,
     leave_together,
     noticing_loss,
     on_first_process,
     on_one_device,
+    own_rows,
     place,
+    place_own,
 )
 from tweedie_diffusion.training.results import (
     NUM_SHOWN,
@@ -47,12 +50,12 @@ from tweedie_diffusion.training.results import (
     show_results,
     write_results,
 )
+from tweedie_diffusion.training.sharding import check_devices, make_mesh, split
 from tweedie_diffusion.training.step import (
     TrainState,
-    check_devices,
     first_buffer,
     init_state,
-    make_mesh,
+    layout_of,
     make_optimizer,
     make_refresh_step,
     make_train_step,
@@ -73,7 +76,9 @@ class _Run:
     model: TrainedModel
     optimizer: optax.GradientTransformation
     mesh: Mesh
-    first: Callable[[], TrainState]  # of step 0
+    first: Callable[[], TrainState]  # of step 0, on the devices
+    like: TrainState  # its shapes
+    layout: TrainState  # where its arrays lie
     checkpoints: Checkpoints
     stops: StopRequests
 
@@ -124,8 +129,8 @@ def train(
 
 def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
     """Everything but the state; what must be closed is in `held`."""
-    mesh = make_mesh()
-    check_devices(config.training, mesh.size)
+    check_devices(config.training, jax.device_count())
+    mesh = make_mesh(shards=config.training.shards)
     dataset = open_data(config.data)
     facts = facts_of(dataset)
     check_same("the data", int(facts.fingerprint[:7] or "0", 16))
@@ -139,9 +144,12 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
         begun = _model_to_start_from(config, params)
         params = lambda: jax.tree.map(np.asarray, begun.params)
     optimizer = make_optimizer(config.training)
-    first = lambda: init_state(params(), optimizer, first_buffer(config.refresh, facts.shape))
-    rows = config.training.batch_size // mesh.size
-    check_memory(config, network, facts, jax.eval_shape(first), rows=rows)
+    begin = lambda params: init_state(params, optimizer, first_buffer(config.refresh, facts.shape))
+    like = jax.eval_shape(lambda: begin(params()))
+    layout = layout_of(like, mesh)
+    first = lambda: jax.jit(begin, out_shardings=layout)(place(params(), layout.params))
+    rows = config.training.batch_size // mesh.size // max(config.training.accumulate, 1)
+    check_memory(config, network, facts, like, layout, rows=rows)
     with first_process_first():
         if on_first_process():
             held.enter_context(locked(workdir))
@@ -154,28 +162,28 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
         given = begun and begun.mixture
         mixture = open_mixture(workdir, config, dataset.train, given) if config.model.patch_components else None
     model = TrainedModel(config, facts, denoiser_maker(network, config.model, facts, mixture), params={})
-    return _Run(config, workdir, dataset, model, optimizer, mesh, first, checkpoints, stops)
+    return _Run(config, workdir, dataset, model, optimizer, mesh, first, like, layout, checkpoints, stops)
 
 
 def _first_state(run: _Run) -> TrainState:
     """The newest state that is whole, or that of step 0."""
     with first_process_first():
-        state = run.checkpoints.restore_newest(jax.eval_shape(run.first), run.mesh, tqdm.write)
+        state = run.checkpoints.restore_newest(run.like, run.mesh, tqdm.write)
     check_same("the newest checkpoint", 0 if state is None else int(state.step))
-    return place(run.first(), NamedSharding(run.mesh, PartitionSpec())) if state is None else state
+    return run.first() if state is None else state
 
 
 def _show_results(run: _Run, state: TrainState) -> None:
     """Write the results of the model that is used: of the last step, or of an earlier one that is better."""
     run.checkpoints.wait()
-    kept = run.checkpoints.model_step()
-    if kept is not None and kept != int(state.step):
-        state = restore_saved(run.workdir, jax.eval_shape(run.first)) or state
+    step, params = int(state.step), on_one_device(state.ema_params)  # of all processes
     try:
         with first_process_first():
             if on_first_process():
-                write_results(run.workdir, run.model.with_params(on_one_device(state.ema_params)), run.dataset)
-                show_results(run.workdir, int(state.step))
+                if run.checkpoints.model_step() not in (None, step) and (used := restore_saved(run.workdir, run.like)):
+                    step, params = int(used.step), used.ema_params
+                write_results(run.workdir, run.model.with_params(params), run.dataset)
+                show_results(run.workdir, step)
     except OSError as error:
         raise InputError(
             f"the results cannot be written in {run.workdir} ({error.strerror or error}{free_bytes(run.workdir)}). All "
@@ -229,7 +237,7 @@ def _take_steps(run: _Run, state: TrainState) -> TrainState:
                     metrics.say(f"step {step}: drawing {run.config.refresh.capacity} images from the posterior")
                     state = _fill_buffer(run, state)
                 state, scalars = programs(state, rows, terms, renewing)
-            guard.watch(step, rows, scalars)
+            guard.watch(step, _seen(run, rows), scalars)
             metrics.advance()
             due |= _scores_at(training, step + 1)
             if (step + 1) % training.log_every == 0 or _scores_at(training, step + 1):
@@ -272,7 +280,7 @@ def _compiling(run: _Run, state: TrainState, guard: Guard, trace: Trace | None):
     if not guard.settle():
         yield
         return
-    if step and step not in run.checkpoints.steps():
+    if step and not run.checkpoints.holds(step):
         _save(run, state, guard, trace)
     with run.stops.nothing_to_lose(_stopped_at(run, step), run.checkpoints.wait):
         yield
@@ -281,13 +289,27 @@ def _compiling(run: _Run, state: TrainState, guard: Guard, trace: Trace | None):
 def _save(run: _Run, state: TrainState, guard: Guard, trace: Trace | None) -> None:
     """Save the state in the background, once every step before it has been looked at."""
     guard.settle()
-    if trace:
-        trace.write_state(int(state.step), state)
+    if run.config.debug_trace:
+        host = in_memory(state)  # of all processes
+        if trace:
+            trace.write_state(int(state.step), host)
     run.checkpoints.save(state)
 
 
+def _seen(run: _Run, rows):
+    """The batch as guard and trace look at it: to be hashed, rows of other processes must come from there."""
+    if jax.process_count() == 1 or not run.config.debug_trace:
+        return rows
+    return in_memory(_placed(run, rows)) | {"index": rows["index"]}
+
+
+def _placed(run: _Run, rows):
+    """What the steps take of a batch, on the devices."""
+    return place_own({name: array for name, array in rows.items() if name != "index"}, split(run.mesh))
+
+
 def _batches_of(run: _Run, start: int):
-    """The batches of config.data from number `start` on."""
+    """The batches of config.data from number `start` on: the rows of this process's devices."""
     config = run.config
     return batches(
         run.dataset.train,
@@ -297,30 +319,32 @@ def _batches_of(run: _Run, start: int):
         flip=config.data.flip,
         turn=config.data.turn,
         law=log_normal_law(config.ambient) if config.ambient.sigma_first else None,
+        part=own_rows(split(run.mesh), config.training.batch_size),
     )
-
-
-def renews_at(refresh: Config, step: int) -> bool:
-    """Whether draws of the buffer are replaced, or weighed, at a step with the term."""
-    return step % refresh.every == 0 and not 0 < refresh.stop <= step
 
 
 def _step_programs(run: _Run):
     """(state, rows, terms, renewing) -> (state, scalars): one step, compiled for the terms of its objective."""
     config, facts = run.config, run.model.facts
-    sharding = NamedSharding(run.mesh, PartitionSpec("data"))
-    refresh_step = make_refresh_step(config, run.model.make_denoise, run.mesh)
+    refresh_step = make_refresh_step(config, run.model.make_denoise, run.mesh, layout=run.layout)
 
     @functools.cache
     def step_of(with_consistency: bool, with_refresh: bool):
         terms = {"with_consistency": with_consistency, "with_refresh": with_refresh}
         sigma_data = sigma_data_of(config.model, facts)
         objective = make_objective(config, run.model.make_denoise, sigma_data, **terms)
-        decay = config.training.ema_decay
-        return make_train_step(objective, run.optimizer, ema_decay=decay, seed=config.seed, mesh=run.mesh)
+        return make_train_step(
+            objective,
+            run.optimizer,
+            ema_decay=config.training.ema_decay,
+            seed=config.seed,
+            mesh=run.mesh,
+            layout=run.layout,
+            micro_batches=max(config.training.accumulate, 1),
+        )
 
     def take(state, rows, terms, renewing):
-        batch = place({name: array for name, array in rows.items() if name != "index"}, sharding)
+        batch = _placed(run, rows)
         if renewing:
             state = refresh_step(state, batch)
         return step_of("consistency" in terms, "refresh" in terms)(state, batch)
@@ -352,24 +376,12 @@ def _score(run: _Run, state: TrainState, metrics: Metrics) -> None:
             metrics.show(step, scored_pictures(model, run.dataset, curve, draw))
 
 
-def terms_at(config, step: int) -> list[str]:
-    """The terms below the data's noise, consistency and refresh, that are part of the objective at a step."""
-    consistency, refresh = config.consistency, config.refresh
-    terms = []
-    if consistency.weight and consistency.start <= step < (consistency.stop or step + 1):
-        terms.append("consistency")
-    if refresh.weight and step >= refresh.start:
-        terms.append("refresh")
-    return terms
-
-
 def _fill_buffer(run: _Run, state: TrainState) -> TrainState:
     """The state with as many posterior draws as its buffer holds, one for each image of the next batches."""
-    fill = make_refresh_step(run.config, run.model.make_denoise, run.mesh, filling=True)
-    sharding, data = NamedSharding(run.mesh, PartitionSpec("data")), _batches_of(run, int(state.step))
+    fill = make_refresh_step(run.config, run.model.make_denoise, run.mesh, layout=run.layout, filling=True)
+    data = _batches_of(run, int(state.step))
     for _ in range(-(-run.config.refresh.capacity // run.config.training.batch_size)):
-        rows = next(data)
-        state = fill(state, place({name: array for name, array in rows.items() if name != "index"}, sharding))
+        state = fill(state, _placed(run, next(data)))
     assert state.buffer is not None
     if not np.asarray(state.buffer.x_0.addressable_data(0)).any(axis=tuple(range(1, state.buffer.x_0.ndim))).all():
         raise Diverged("posterior draws are not finite: raise refresh.start, or lower training.learning_rate")

@@ -18,6 +18,7 @@ from tweedie_diffusion.training.config import Config
 from tweedie_diffusion.training.denoiser import denoiser_maker, sigma_data_of
 from tweedie_diffusion.training.facts import DataFacts
 from tweedie_diffusion.training.objective import make_objective
+from tweedie_diffusion.training.sharding import own_shapes
 from tweedie_diffusion.training.step import TrainState
 
 LEAST = 0.5  # of gradients and `kept` that XLA holds at once, however it fuses: .59 to 1.6 were seen on a CPU
@@ -43,16 +44,20 @@ class Need:
         return self.state + LEAST * (self.gradients + self.kept)
 
 
-def need_of(config: Config, network, facts: DataFacts, state: TrainState, *, rows: int) -> Need:
+def need_of(
+    config: Config, network, facts: DataFacts, state: TrainState, layout: TrainState | None = None, *, rows: int
+) -> Need:
     """What a step needs. Nothing is computed: the backward pass is traced, in a second or two.
 
     Args:
         config: of the run.
         network: of `build_network`.
         facts: of its data.
-        state: the shapes of a device's state.
+        state: the shapes of the state.
+        layout: of `layout_of`; None holds all of the state on each device.
         rows: of a batch, that a device takes at once.
     """
+    own = state if layout is None else own_shapes(state, layout)
     array = jax.ShapeDtypeStruct
     batch = {"x_tn": array((rows, *facts.shape), jnp.float32), "sigma_tn": array((rows,), jnp.float32)}
     batch["label"] = array((rows,), jnp.int32)
@@ -63,7 +68,7 @@ def need_of(config: Config, network, facts: DataFacts, state: TrainState, *, row
         objective = make_objective(config, make_denoise, sigma_data_of(config.model, facts))
         return objective(params, None, purpose_key(config.seed, "training"), batch, 0)[0]
 
-    return Need(bytes_of(state), bytes_of(state.params), kept_bytes(loss, state.params, batch))
+    return Need(bytes_of(own), bytes_of(own.params), kept_bytes(loss, state.params, batch))
 
 
 def kept_bytes(loss, params, *arguments) -> int:
@@ -89,13 +94,15 @@ def device_memory() -> int | None:
     return (free or [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")])[0] // jax.local_device_count()
 
 
-def check_memory(config: Config, network, facts: DataFacts, state: TrainState, *, rows: int) -> None:
+def check_memory(
+    config: Config, network, facts: DataFacts, state: TrainState, layout: TrainState | None = None, *, rows: int
+) -> None:
     """Refuse a step that surely does not fit, before it is compiled. Arguments as of `need_of`.
 
     Raises:
         InputError: with what it needs, what there is, and the settings that need less.
     """
-    need, there = need_of(config, network, facts, state, rows=rows), device_memory()
+    need, there = need_of(config, network, facts, state, layout, rows=rows), device_memory()
     if there is not None and need.least > there:
         raise InputError(
             f"a step needs at least {_size(need.least)} of memory on each device, which has {_size(there)}: "

@@ -191,3 +191,19 @@ def make_objective(
         return loss, {"loss": loss} | parts
 
     return objective
+
+
+def terms_at(config: Config, step: int) -> list[str]:
+    """The terms below the data's noise, consistency and refresh, that are part of the objective at a step."""
+    consistency, refresh = config.consistency, config.refresh
+    terms = []
+    if consistency.weight and consistency.start <= step < (consistency.stop or step + 1):
+        terms.append("consistency")
+    if refresh.weight and step >= refresh.start:
+        terms.append("refresh")
+    return terms
+
+
+def renews_at(refresh: Config, step: int) -> bool:
+    """Whether draws of the buffer are replaced, or weighed, at a step with the term."""
+    return step % refresh.every == 0 and not 0 < refresh.stop <= step

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from tweedie_diffusion.data.errors import InputError
+from tweedie_diffusion.training.sharding import split, whole
 
 JOINING = 300  # seconds that processes wait for all to have started
 HEARTBEAT = 60  # seconds without a word from a process, after which the others end
@@ -65,17 +66,51 @@ def on_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def place(tree: Any, sharding: NamedSharding) -> Any:
-    """Arrays that every process holds whole, on the devices of all of them."""
+def place(tree: Any, layout: Any) -> Any:
+    """Arrays that every process holds whole, on the devices of all of them, as one sharding or a tree of them says."""
     if jax.process_count() == 1:
-        return jax.device_put(tree, sharding)
-    cut = lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
-    return jax.tree.map(lambda x: cut(np.asarray(x)), tree)
+        return jax.device_put(tree, layout)
+    cut = lambda sharding, x: jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__)
+    return jax.tree.map(cut, jax.tree.broadcast(layout, tree), tree)
+
+
+def own_rows(sharding: NamedSharding, count: int) -> np.ndarray:
+    """The numbers, in order, of the rows that lie on this process's devices, of `count` rows in all."""
+    cuts = sharding.addressable_devices_indices_map((count,)).values()
+    return np.unique([np.arange(count)[cut] for cut in cuts])
+
+
+def place_own(rows: Any, sharding: NamedSharding) -> Any:
+    """Arrays of the `own_rows` of each process, as arrays of all rows on the devices of all processes."""
+    return jax.make_array_from_process_local_data(sharding, rows)
 
 
 def on_one_device(tree: Any) -> Any:
-    """The copies, on this process's first device, of arrays that every device holds whole."""
-    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+    """Copies of all arrays, whole, on this process's first device. For arrays in parts all processes must ask."""
+    return jax.tree.map(_on_one_device, tree)
+
+
+def in_memory(tree: Any) -> Any:
+    """Copies of all arrays, whole, in the memory of the first process; None on the others, which must ask all the same
+    for arrays in parts. No device ever holds more than one of those whole.
+    """
+    first = on_first_process()
+    copied = np.array if jax.default_backend() == "cpu" else np.asarray  # which would show a CPU's array itself
+    for array in jax.tree.leaves(tree) if first else ():
+        if array.is_fully_replicated:
+            array.addressable_data(0).copy_to_host_async()
+
+    def copy(array):
+        local = _on_one_device(array)
+        return copied(local) if first else None
+
+    return jax.tree.map(copy, tree)
+
+
+def _on_one_device(array):
+    if not array.is_fully_replicated:
+        array = jax.device_put(array, whole(array.sharding.mesh))
+    return array.addressable_data(0)
 
 
 @contextmanager
@@ -115,9 +150,8 @@ class Agreement:
     """
 
     def __init__(self, mesh: Mesh):
-        """`mesh` has one axis, `data`."""
-        self._split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-        self._greatest = jax.jit(jnp.max, out_shardings=whole)
+        """Of the processes that have devices in `mesh`."""
+        self._split, self._greatest = split(mesh), jax.jit(jnp.max, out_shardings=whole(mesh))
         self._before: Any = 0
 
     def __call__(self, number: int) -> int:

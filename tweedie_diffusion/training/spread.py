@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from tweedie_diffusion.training.step import make_mesh
+from tweedie_diffusion.training.sharding import make_mesh, split, whole
 
 
 def devices_for(count: int, size: int) -> int:
@@ -26,15 +26,15 @@ def in_batches(function: Callable[..., Any], *rows: np.ndarray, size: int) -> np
 
 
 def local_mesh(devices: int) -> Mesh:
-    """So many devices of this process on one axis, `data`."""
+    """So many devices of this process, each a group of its own."""
     return make_mesh(jax.local_devices()[:devices])
 
 
 def place_rows(mesh: Mesh, tree: Any) -> Any:
     """Arrays [B, ...] split over a mesh by their rows; of one device, as they are."""
-    return tree if mesh.size == 1 else jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
+    return tree if mesh.size == 1 else jax.device_put(tree, split(mesh))
 
 
 def place_whole(mesh: Mesh, tree: Any) -> Any:
     """Arrays that every device of a mesh holds whole; of one device, as they are."""
-    return tree if mesh.size == 1 else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return tree if mesh.size == 1 else jax.device_put(tree, whole(mesh))

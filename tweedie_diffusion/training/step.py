@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.diffusion.refresh import (
     ReplayBuffer,
     empty_buffer,
@@ -19,6 +18,7 @@ from tweedie_diffusion.diffusion.refresh import (
 from tweedie_diffusion.diffusion.reverse_steps import STOCHASTIC_STEPS
 from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.config import Config
+from tweedie_diffusion.training.sharding import laid, part, split, whole
 
 
 @jax.tree_util.register_dataclass
@@ -67,29 +67,37 @@ def first_buffer(refresh: Config, shape: tuple[int, ...]) -> ReplayBuffer | None
     return empty_buffer(refresh.capacity, shape) if refresh.weight else None
 
 
-def make_mesh(devices=None) -> Mesh:
-    """The devices (all of them by default) on one axis, `data`."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+def layout_of(state: TrainState, mesh: Mesh) -> TrainState:
+    """Where each array of a state, or of its shapes, lies: in parts over the groups of `mesh`, the buffer whole."""
+    layout = jax.tree.map(lambda x: part(x.shape, mesh), state)
+    return dataclasses.replace(layout, buffer=jax.tree.map(lambda _: whole(mesh), state.buffer))
 
 
-def check_devices(training: Config, count: int) -> None:
-    """Raise InputError if a batch cannot be split over `count` devices, of all processes."""
-    if training.batch_size % count:
-        of_processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-        raise InputError(
-            f"training.batch_size={training.batch_size} cannot be split over {count} devices{of_processes}: "
-            f"use a multiple of {count}"
-        )
-
-
-def make_train_step(objective, optimizer: optax.GradientTransformation, *, ema_decay: float, seed: int, mesh: Mesh):
-    """The step (state, batch) -> (state, metrics): jitted; state donated and replicated, batch split over `mesh`.
+def make_train_step(
+    objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float,
+    seed: int,
+    mesh: Mesh,
+    layout: TrainState | None = None,
+    micro_batches: int = 1,
+):
+    """The step (state, batch) -> (state, metrics): jitted; state donated, batch split over all devices of `mesh`.
 
     All randomness comes from (seed, state.step). The average starts quickly: its decay is
     min(ema_decay, (1 + step)/(10 + step)). A step whose loss or gradient is not finite is skipped: it is counted, and
     all else stays as it was. The metrics have `grad_norm` and `skipped_in_a_row` beside what the objective has.
+
+    With a `layout` (of `layout_of`) weights in parts are gathered for the computation, and their update and average
+    happen on the parts (ZeRO, arXiv:1910.02054); without one the state is whole on each device. Gradient and metrics
+    are means over the micro-batches.
     """
+    held = whole(mesh) if layout is None else layout
+    held_params = whole(mesh) if layout is None else layout.params
+    # Summed before it is cut: else the compiler divides the backward pass by channels too, and moves images for it.
+    in_parts = lambda grads: laid(laid(grads, whole(mesh)), held_params)
+    gradient = _mean_gradient(objective, micro_batches, in_parts)
 
     def update(learned, grads, step):
         params, ema_params, opt_state = learned
@@ -100,8 +108,8 @@ def make_train_step(objective, optimizer: optax.GradientTransformation, *, ema_d
 
     def train_step(state: TrainState, batch):
         key = jax.random.fold_in(purpose_key(seed, "training"), state.step)
-        grad_fn = jax.value_and_grad(objective, has_aux=True)
-        (_, metrics), grads = grad_fn(state.params, state.ema_params, key, batch, state.step, state.buffer)
+        params, ema_params = laid((state.params, state.ema_params), whole(mesh))
+        metrics, grads = gradient(params, ema_params, key, batch, state.step, state.buffer)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
         learned = _update_if(finite, update, (state.params, state.ema_params, state.opt_state), grads, state.step)
@@ -110,10 +118,32 @@ def make_train_step(objective, optimizer: optax.GradientTransformation, *, ema_d
         counters = state.skipped + ~finite, skipped_in_a_row
         return TrainState(state.step + 1, *learned, state.buffer, *counters), metrics  # pyright: ignore
 
-    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    return jax.jit(
-        train_step, in_shardings=(replicated, split), out_shardings=(replicated, replicated), donate_argnums=0
-    )
+    begin, end = (held, split(mesh)), (held, whole(mesh))
+    return jax.jit(train_step, in_shardings=begin, out_shardings=end, donate_argnums=0)
+
+
+def _mean_gradient(objective, micro_batches: int, settle):
+    """The arguments of the objective -> (metrics, gradient), both means over micro-batches; `settle` puts gradients in
+    their place. Micro-batch i draws from fold_in(key, i) and has rows i, i + n, i + 2n, …: none leaves its device.
+    """
+    grad_fn = jax.value_and_grad(objective, has_aux=True)
+
+    def at_once(*arguments):
+        (_, metrics), grads = grad_fn(*arguments)
+        return metrics, settle(grads)
+
+    def one_by_one(params, teacher_params, key, batch, step, buffer):
+        def add(total, numbered):
+            i, rows = numbered
+            metrics, grads = at_once(params, teacher_params, jax.random.fold_in(key, i), rows, step, buffer)
+            return jax.tree.map(jnp.add, total, grads), metrics
+
+        parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
+        none = settle(jax.tree.map(jnp.zeros_like, params))
+        total, metrics = jax.lax.scan(add, none, (jnp.arange(micro_batches), parts))
+        return jax.tree.map(jnp.mean, metrics), jax.tree.map(lambda grad: grad / micro_batches, total)
+
+    return one_by_one if micro_batches > 1 else at_once
 
 
 def _update_if(finite, update, learned, *arguments):
@@ -130,8 +160,10 @@ def _update_if(finite, update, learned, *arguments):
     return jax.lax.platform_dependent(finite, learned, *arguments, cpu=branch, default=selection)
 
 
-def make_refresh_step(config: Config, make_denoise, mesh: Mesh, *, filling: bool = False):
-    """The refresh (state, batch) -> state: jitted; state donated and replicated, batch split over `mesh`.
+def make_refresh_step(
+    config: Config, make_denoise, mesh: Mesh, *, layout: TrainState | None = None, filling: bool = False
+):
+    """The refresh (state, batch) -> state: jitted; state donated, and laid as in the train step.
 
     Replaces `refresh.rows` draws by ones for the first images of the batch (`filling`: for all of them), made by the
     EMA weights, then takes one step of `reweigh` with all of the batch. All randomness comes from (seed, state.step,
@@ -147,7 +179,7 @@ def make_refresh_step(config: Config, make_denoise, mesh: Mesh, *, filling: bool
             label = batch["label"][:rows]
             x_0 = posterior_draws(
                 jax.random.fold_in(key, buffer.next_row),
-                make_denoise(state.ema_params, labels=label),
+                make_denoise(laid(state.ema_params, whole(mesh)), labels=label),
                 batch["x_tn"][:rows],
                 sigma_tn=batch["sigma_tn"][:rows],
                 sigma_min=refresh.sigma_min,
@@ -161,5 +193,5 @@ def make_refresh_step(config: Config, make_denoise, mesh: Mesh, *, filling: bool
         buffer = jax.tree.map(lambda new, old: jnp.where(finite, new, old), buffer, state.buffer)
         return dataclasses.replace(state, buffer=buffer)
 
-    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    return jax.jit(refresh_step, in_shardings=(replicated, split), out_shardings=replicated, donate_argnums=0)
+    held = whole(mesh) if layout is None else layout
+    return jax.jit(refresh_step, in_shardings=(held, split(mesh)), out_shardings=held, donate_argnums=0)

@@ -10,6 +10,7 @@ from scipy.integrate import solve_ivp
 from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, denoising_loss, edm_weight
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser, mixture_denoiser
 from tweedie_diffusion.diffusion.reverse_steps import ancestral_step, corrected_step, heun_step, midpoint_step
+from tweedie_diffusion.diffusion.rows import one_by_one
 
 M, V, D = 0.4, 0.8, 8
 ORACLE = gaussian_denoiser(M, V)
@@ -412,3 +413,16 @@ def test_consistency_loss_refuses_a_single_draw():
 def test_consistency_loss_refuses_a_ridge_that_is_no_share():
     with pytest.raises(ValueError, match=r"ridge must lie in \[0, 1\] \(got 1.5\)"):
         consistency_loss(jax.random.key(0), ORACLE, jnp.ones((2, D)), sigma_t=0.5, sigma_s=0.3, ridge=1.5)
+
+
+@pytest.mark.parametrize("step", [ancestral_step, midpoint_step])
+def test_draws_one_by_one_are_those_of_one_call(step):
+    x_t = noisy_data(0.5, rows=4)
+    wave = lambda x, sigma: ORACLE(x, sigma) + 0.3 * jnp.sin(3 * x)
+    settings = {"sigma_t": 0.5, "sigma_s": 0.3, "step": step, "draws": 2, "antithetic": True}
+    of_draws = lambda how: consistency_loss(jax.random.key(0), wave, x_t, **settings, map_draws=how)
+    np.testing.assert_allclose(of_draws(one_by_one), of_draws(jax.vmap), rtol=1e-5, atol=1e-7)
+    of_pairs = lambda how: ambient_loss(
+        jax.random.key(0), wave, x_t, sigma_tn=0.5, sigma_t=0.6, antithetic=True, map_draws=how
+    )
+    np.testing.assert_allclose(of_pairs(one_by_one), of_pairs(jax.vmap), rtol=1e-5)

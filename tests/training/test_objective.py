@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from tweedie_diffusion.diffusion.noise_levels import log_normal_sigma
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
-from tweedie_diffusion.diffusion.refresh import empty_buffer, replace_oldest
+from tweedie_diffusion.diffusion.refresh import draw_rows, empty_buffer, replace_oldest
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.objective import (
     ambient_term,
@@ -178,12 +180,16 @@ def clean_buffer(rng, count=8192):
     return replace_oldest(empty_buffer(count, (3,)), x_0, jnp.arange(count, dtype=jnp.int32))
 
 
+def draw_from(buffer, key, count):
+    return draw_rows(key, buffer, count)
+
+
 def test_refresh_at_the_exact_denoiser_is_the_posterior_variance(rng):
     # λ(σ)·Vσ²/(V + σ²) = 1 at every level, if σ_d² = V.
     value = refresh_term(
         jax.random.key(0),
         lambda labels: shifted(0.0),
-        clean_buffer(rng),
+        partial(draw_from, clean_buffer(rng)),
         jnp.full(8, 0.5),
         8192,
         sigma_min=0.05,
@@ -203,7 +209,8 @@ def test_refresh_takes_draws_with_their_labels_at_levels_up_to_just_above_the_da
         return denoise
 
     sigma_tn = jnp.array([0.0, 0.5, 0.3])
-    refresh_term(jax.random.key(0), make_denoise, buffer, sigma_tn, 4096, sigma_min=0.05, sigma_data=0.5)
+    draw = partial(draw_from, buffer)
+    refresh_term(jax.random.key(0), make_denoise, draw, sigma_tn, 4096, sigma_min=0.05, sigma_data=0.5)
     sigma, noise = np.asarray(seen["sigma"]), np.asarray(seen["x"] - buffer.x_0[seen["labels"]])
     assert 0.025 <= sigma.min() < 0.026
     assert 0.53 < sigma.max() <= 0.55

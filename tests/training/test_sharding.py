@@ -200,3 +200,44 @@ def test_a_device_of_a_group_of_four_has_a_quarter_of_what_is_cut():
     tree = {"large": np.zeros((3, 64, 128)), "small": np.zeros(128)}
     own = own_shapes(tree, {name: part(array.shape, mesh) for name, array in tree.items()})
     assert {name: shape.shape for name, shape in own.items()} == {"large": (3, 64, 32), "small": (128,)}
+
+
+UNET = """
+import json, re, jax
+from tweedie_diffusion.data.scaling import Scaling
+from tweedie_diffusion.training.config import default_config
+from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
+from tweedie_diffusion.training.facts import DataFacts
+from tweedie_diffusion.training.objective import make_objective
+from tweedie_diffusion.training.sharding import make_mesh
+from tweedie_diffusion.training.step import first_buffer, init_state, layout_of, make_optimizer, make_train_step
+
+config, facts = default_config(), DataFacts((8, 8, 2), 0.5, 0.3, 0.3, 0, Scaling(-1, 1, "float32"), 100, 100)
+config.model.update(channels=8, channel_multipliers=(1,), blocks_per_resolution=1, attention_resolutions=())
+config.consistency.start, config.consistency.step = 0, "midpoint"
+config.refresh.weight, config.refresh.capacity = 1.0, 256
+network, mesh, optimizer = build_network(config.model, facts), make_mesh(), make_optimizer(config.training)
+first = lambda: init_state(
+    init_params(jax.random.key(0), network, config.model, facts), optimizer, first_buffer(config.refresh, facts.shape)
+)
+like = jax.eval_shape(first)
+shapes = dict(x_tn=(128, 8, 8, 2), sigma_tn=(128,), label=(128,))
+batch = dict((n, jax.ShapeDtypeStruct(s, "int32" if n == "label" else "float32")) for n, s in shapes.items())
+make_denoise, terms = denoiser_maker(network, config.model, facts), dict(with_consistency=True, with_refresh=True)
+objective = make_objective(config, make_denoise, 0.5, mesh=mesh, **terms)
+step = make_train_step(objective, optimizer, ema_decay=0.9, seed=0, mesh=mesh, layout=layout_of(like, mesh))
+text = step.lower(like, batch).compile().as_text()
+rows = sorted(set(map(int, re.findall(r"= f32.([0-9]+),8,8,[0-9]+.[^ ]* convolution", text))))
+moves = sorted(set(re.findall(r" (all-[a-z]+|collective-[a-z]+|reduce-scatter)(?:-start)?[(]", text)))
+print(json.dumps([rows, moves]))
+"""
+
+
+def test_every_term_of_a_u_net_is_split_as_the_batch_is_and_moves_no_image():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(
+        [sys.executable, "-c", UNET], env=os.environ | flags, capture_output=True, text=True, check=True
+    )
+    rows, moves = json.loads(run.stdout)
+    assert rows == [2, 8, 16]  # of a device: an eighth of 16 consistency pairs, of 64 draws, of 128 images
+    assert moves == ["all-reduce"]

@@ -7,7 +7,7 @@ from tweedie_diffusion.diffusion.corruption import add_noise
 from tweedie_diffusion.diffusion.reverse_steps import ancestral_step
 from tweedie_diffusion.diffusion.rows import as_rows, check_levels, mean_features, split
 from tweedie_diffusion.diffusion.tweedie import denoised_at_level, signal_fraction
-from tweedie_diffusion.diffusion.types import DenoiseFn, ReverseStep
+from tweedie_diffusion.diffusion.types import DenoiseFn, MapDraws, ReverseStep
 
 
 def edm_weight(sigma, *, sigma_data: float) -> jax.Array:
@@ -55,6 +55,7 @@ def ambient_loss(
     sigma_t,
     weight_cap: float = 16.0,
     antithetic: bool = False,
+    map_draws: MapDraws = jax.vmap,
 ) -> jax.Array:
     """Ambient denoising score matching: exact above the data's noise, from noisy data alone.
 
@@ -73,6 +74,8 @@ def ambient_loss(
         weight_cap: the cap on 1/a²; 1 is the plain loss.
         antithetic: the mean over η and −η, which cancels the part of the gradient's noise that is odd in η: near
             σ_tn, where 1/a² swells it, nearly all. Twice the calls.
+        map_draws: makes the function of one of them that of both: `jax.vmap`, or `one_by_one` where B is split over
+            devices.
 
     Returns:
         [B].
@@ -94,7 +97,7 @@ def ambient_loss(
     x_t = add_noise(key, x_tn, sigma_s=sigma_tn, sigma_t=sigma_t)
     if not antithetic:
         return one(x_t)
-    return jax.vmap(one)(jnp.stack([x_t, 2 * x_tn - x_t])).mean(axis=0)
+    return map_draws(one)(jnp.stack([x_t, 2 * x_tn - x_t])).mean(axis=0)
 
 
 def consistency_loss(
@@ -110,6 +113,7 @@ def consistency_loss(
     draws: int = 2,
     antithetic: bool = False,
     ridge: float = 0.0,
+    map_draws: MapDraws = jax.vmap,
 ) -> jax.Array:
     """⟨denoise(x_s¹, σ_s) − high, denoise(x_s², σ_s) − high⟩/D per example, high = denoise(x_t, σ_t).
 
@@ -135,6 +139,7 @@ def consistency_loss(
             cancels the noise that is odd in z. Twice the calls on the low side.
         ridge: κ in [0, 1]: adds κ·Var[denoise(x_s) | x_t], so that errors grow as σ^{−2(1−κ)} on the way down instead
             of σ^{−2} (docs/maths.md, section 4). 0 is exact, 1 the squared difference of one draw.
+        map_draws: as of `ambient_loss`, over all draws.
 
     Returns:
         [B], unbiased for the squared bias plus the ridge if K >= 2.
@@ -161,9 +166,9 @@ def consistency_loss(
         x_s = jax.lax.stop_gradient(step(draw_key, sampler, x_t, sigma_t, sigma_s, sign=sign))
         return denoise(x_s, sigma_s)
 
-    # All draws in one call of the network, over one axis [K draws · signs, B, ...]: each more strains XLA on a CPU.
+    # All draws over one axis [K draws · signs, B, ...], with vmap in one call: each more strains XLA on a CPU.
     keys = jnp.repeat(split(key, draws), len(signs), axis=0)
-    differences = jax.vmap(low)(keys, jnp.tile(signs, draws)) - high[None]
+    differences = map_draws(low)(keys, jnp.tile(signs, draws)) - high[None]
     differences = differences.reshape(draws, len(signs), *x_t.shape)
     square = jnp.square(differences).mean(axis=(0, 1))
     each = differences.mean(axis=1)

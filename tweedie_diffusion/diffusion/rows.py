@@ -89,3 +89,16 @@ def fold_in(key: jax.Array, data) -> jax.Array:
 def split(key: jax.Array, num: int) -> jax.Array:
     """`num` independent keys of the same kind: [num], or [num, B] from [B] keys."""
     return jax.vmap(lambda i: fold_in(key, i))(jnp.arange(num))
+
+
+def one_by_one(function):
+    """As `jax.vmap`, by one call after the other: what a call sees is a batch as any other.
+
+    Of a batch split over devices vmap makes another, over both axes, which XLA gathers before a convolution.
+    """
+
+    def mapped(*stacked):
+        calls = zip(*stacked, strict=True)
+        return jax.tree.map(lambda *results: jnp.stack(results), *(function(*arguments) for arguments in calls))
+
+    return mapped

@@ -1,6 +1,7 @@
-"""The two contracts everything in the package is written against."""
+"""The contracts everything in the package is written against."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 
@@ -20,3 +21,8 @@ class ReverseStep(Protocol):
     def __call__(
         self, key: jax.Array, denoise: DenoiseFn, x: jax.Array, sigma, sigma_next, *, sign: float = 1.0
     ) -> jax.Array: ...
+
+
+MapDraws = Callable[
+    [Callable[..., Any]], Callable[..., Any]
+]  # as jax.vmap: f -> f over the first axis of its arguments

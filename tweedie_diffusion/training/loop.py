@@ -332,7 +332,7 @@ def _step_programs(run: _Run):
     def step_of(with_consistency: bool, with_refresh: bool):
         terms = {"with_consistency": with_consistency, "with_refresh": with_refresh}
         sigma_data = sigma_data_of(config.model, facts)
-        objective = make_objective(config, run.model.make_denoise, sigma_data, **terms)
+        objective = make_objective(config, run.model.make_denoise, sigma_data, mesh=run.mesh, **terms)
         return make_train_step(
             objective,
             run.optimizer,

@@ -5,19 +5,22 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from tweedie_diffusion.diffusion.corruption import add_noise
 from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, denoising_loss, edm_weight
 from tweedie_diffusion.diffusion.noise_levels import log_normal_sigma
 from tweedie_diffusion.diffusion.refresh import ReplayBuffer, draw_rows
 from tweedie_diffusion.diffusion.reverse_steps import STOCHASTIC_STEPS
+from tweedie_diffusion.diffusion.rows import one_by_one
 from tweedie_diffusion.diffusion.sampling import carry_down
 from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.training.config import Config
+from tweedie_diffusion.training.sharding import spread_rows
 
 
 def ambient_term(
-    key, denoise: DenoiseFn, x_tn, sigma_tn, sigma_t=None, *, ambient: Config, sigma_data: float
+    key, denoise: DenoiseFn, x_tn, sigma_tn, sigma_t=None, *, ambient: Config, sigma_data: float, map_draws=jax.vmap
 ) -> jax.Array:
     """mean λ(σ_t)·ambient_loss, σ_t log-normal above each image's σ_tn; the first `near_fraction` of the rows of noisy
     images log-uniform in [1.02, 2.5]·σ_tn, where everything below the data's noise takes its start. Or all of it as it
@@ -39,6 +42,7 @@ def ambient_term(
         sigma_t=sigma_t,
         weight_cap=ambient.weight_cap,
         antithetic=ambient.antithetic,
+        map_draws=map_draws,
     )
     return jnp.mean(edm_weight(sigma_t, sigma_data=sigma_data) * loss)
 
@@ -68,7 +72,16 @@ def consistency_levels(key, sigma_tn, front, *, max_log_step: float) -> tuple[ja
 
 
 def consistency_term(
-    key, denoise: DenoiseFn, teacher: DenoiseFn, x_tn, sigma_tn, progress, *, consistency: Config, sigma_data: float
+    key,
+    denoise: DenoiseFn,
+    teacher: DenoiseFn,
+    x_tn,
+    sigma_tn,
+    progress,
+    *,
+    consistency: Config,
+    sigma_data: float,
+    map_draws=jax.vmap,
 ) -> jax.Array:
     """mean λ(σ_t)·consistency_loss.
 
@@ -106,19 +119,18 @@ def consistency_term(
         draws=consistency.draws,
         antithetic=consistency.antithetic,
         ridge=consistency.ridge,
+        map_draws=map_draws,
     )
     return jnp.mean(jnp.where(used, edm_weight(sigma_t, sigma_data=sigma_data) * loss, 0.0))
 
 
-def refresh_term(
-    key, make_denoise, buffer: ReplayBuffer, sigma_tn, count: int, *, sigma_min: float, sigma_data: float
-) -> jax.Array:
-    """mean λ(σ)·denoising_loss on `count` draws of the buffer, σ log-uniform in [sigma_min/2, 1.1·max σ_tn].
+def refresh_term(key, make_denoise, draw, sigma_tn, count: int, *, sigma_min: float, sigma_data: float) -> jax.Array:
+    """mean λ(σ)·denoising_loss on posterior draws, σ log-uniform in [sigma_min/2, 1.1·max σ_tn].
 
-    `make_denoise` takes the labels of the draws.
+    `draw`(key, count) gives them and their labels, which `make_denoise` takes.
     """
     key_rows, key_level, key_loss = jax.random.split(key, 3)
-    x_0, label = draw_rows(key_rows, buffer, count)
+    x_0, label = draw(key_rows, count)
     low, high = sigma_min / 2, jnp.maximum(1.1 * jnp.max(sigma_tn), sigma_min)
     sigma = low * (high / low) ** jax.random.uniform(key_level, (count,))
     loss = denoising_loss(key_loss, make_denoise(labels=label), x_0, sigma_t=sigma)
@@ -126,14 +138,21 @@ def refresh_term(
 
 
 def make_objective(
-    config: Config, make_denoise, sigma_data: float, *, with_consistency: bool = False, with_refresh: bool = False
+    config: Config,
+    make_denoise,
+    sigma_data: float,
+    *,
+    with_consistency: bool = False,
+    with_refresh: bool = False,
+    mesh: Mesh | None = None,
 ):
     """The objective (params, teacher_params, key, batch, step, buffer) -> (loss, {name: scalar}).
 
     The loop uses each term from its start to its stop: without them a step costs less and compiles sooner (a `lax.cond`
-    in the step would keep XLA on a CPU from using all cores inside it: 30 times slower). `buffer` is None without
-    refresh.
+    in the step would keep XLA on a CPU from using all cores inside it: 30 times slower). `mesh` has the
+    devices over which rows are split; None is one. `buffer` is None without refresh.
     """
+    map_draws = one_by_one if mesh and mesh.size > 1 else jax.vmap
     consistency, refresh = config.consistency, config.refresh
     every = round(1 / consistency.batch_fraction)  # one row of so many takes part
 
@@ -146,7 +165,14 @@ def make_objective(
         dropout_key = key_dropout if config.model.dropout else None
         denoise = make_denoise(params, labels=label, dropout_key=dropout_key)
         ambient = ambient_term(
-            key_ambient, denoise, x_tn, sigma_tn, batch.get("sigma_t"), ambient=config.ambient, sigma_data=sigma_data
+            key_ambient,
+            denoise,
+            x_tn,
+            sigma_tn,
+            batch.get("sigma_t"),
+            ambient=config.ambient,
+            sigma_data=sigma_data,
+            map_draws=map_draws,
         )
         loss, parts = ambient, {"ambient_loss": ambient}
 
@@ -170,6 +196,7 @@ def make_objective(
                 jnp.clip(since / left, 0.0, 1.0),
                 consistency=consistency,
                 sigma_data=sigma_data,
+                map_draws=map_draws,
             )
             ramp = jnp.clip((since + 1) / max(consistency.ramp_steps, 1), 0.0, 1.0)
             loss += consistency.weight * ramp * value
@@ -180,7 +207,7 @@ def make_objective(
             value = refresh_term(
                 key_refresh,
                 partial(make_denoise, params, dropout_key=dropout_key),
-                buffer,
+                lambda key, count: spread_rows(draw_rows(key, buffer, count), mesh),
                 sigma_tn,
                 max(round(refresh.batch_fraction * x_tn.shape[0]), 1),
                 sigma_min=refresh.sigma_min,

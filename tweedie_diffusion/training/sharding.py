@@ -76,3 +76,10 @@ def check_devices(training: Config, count: int) -> None:
 def laid(tree: Any, layout: Any) -> Any:
     """Within a jitted function: arrays that lie as `layout` says, one sharding or a tree of them."""
     return jax.lax.with_sharding_constraint(tree, layout)
+
+
+def spread_rows(tree: Any, mesh: Mesh | None) -> Any:
+    """Within a jitted function: arrays [B, ...] that every device holds, from here on by rows, if B can be split."""
+    if mesh is None or mesh.size == 1 or any(len(x) % mesh.size for x in jax.tree.leaves(tree)):
+        return tree
+    return laid(tree, split(mesh))

@@ -41,7 +41,6 @@ def get_config(variant: str = ""):
     config.refresh.capacity = 16_384
     config.refresh.rows = 0
     config.refresh.num_steps = 16
-    config.refresh.batch_fraction = 0.25
     config.refresh.sigma_min = 0.02
     config.refresh.relaxation = 1.8
     config.refresh.every = 4

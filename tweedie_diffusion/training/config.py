@@ -142,7 +142,7 @@ def _refresh():
     c.sigma_min = 0.05  # its last level; the term trains from half of it up to 1.1·σ_tn
     c.step = "corrected"  # or midpoint; ancestral loses variance and collapses
     c.relaxation = 0.0  # ω of the weights of the draws by maximum likelihood, below 2; 0 keeps them equal
-    c.batch_fraction = 0.5  # rows of the term, as a part of the batch
+    c.batch_fraction = 0.25  # rows of the term, as a part of the batch
     return c
 
 

@@ -3,9 +3,10 @@
     python -m experiments.benchmarks.scaling --config=configs/celeba_noisy.py --tflops=… --device_gb=80
 
 A step computes its share of the batch at the rate that one device was measured to reach (`train_step` prints it), and
-adds up gradients around a ring: 2(n − 1)/n of them pass each link; of a sharded state weights are gathered for both
-passes too, which makes 3(n − 1)/n. The best case hides that behind the computation, the worst does not. Memory is that
-of the state, in parts or not, and of what the backward pass keeps of the device's images, before XLA fuses any of it.
+adds up gradients around a ring: 2(n − 1)/n of them pass each link. Of a sharded state weights are gathered once, within
+their group of s devices: (s − 1)/s of them. The best case hides that behind the computation, the worst does not. Memory
+is that of the state, in parts or not, of whole gradients, of the weights in the network's own type, and of what the
+backward pass keeps of the device's images, before XLA fuses any of it.
 """
 
 import math
@@ -33,7 +34,7 @@ _LINK = flags.DEFINE_float("link_gb_s", 450.0, "Of a device to the others of its
 _NETWORK = flags.DEFINE_float("network_gb_s", 50.0, "Of a device to those of other hosts.")
 _A_HOST = flags.DEFINE_integer("a_host", 8, "Devices of a host.", lower_bound=1)
 CHANNELS, FLOAT = 3, 4
-COPIES = 5  # of the weights: weights, their average, two moments of Adam, gradients
+COPIES = 4  # of the weights, that a group holds once: weights, their average, two moments of Adam
 HEAD = "| devices | images each | step, ms | images/s | of n times one | GB | step, sharded, ms | GB, sharded |"
 DEVICES = [2**k for k in range(11)]
 
@@ -44,6 +45,7 @@ class Work(NamedTuple):
     parameters: int
     flops: float  # of an image
     kept: float  # bytes of an image, for the backward pass
+    fixed: float  # bytes that it keeps whatever the images
 
 
 class Machine(NamedTuple):
@@ -63,25 +65,30 @@ def work_of(config: Config, side: int) -> Work:
     network, array = build_network(config.model, facts), jax.ShapeDtypeStruct
     params = jax.eval_shape(lambda: init_params(jax.random.key(0), network, config.model, facts))
     objective = make_objective(config, denoiser_maker(network, config.model, facts), facts.sigma_data)
-    batch = {"x_tn": array((1, *shape), "float32"), "sigma_tn": array((1,), "float32"), "label": array((1,), "int32")}
+    batch = lambda rows: {
+        "x_tn": array((rows, *shape), "float32"),
+        "sigma_tn": array((rows,), "float32"),
+        "label": array((rows,), "int32"),
+    }
     loss = lambda params, batch: objective(params, None, jax.random.key(0), batch, 0)[0]
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    return Work(parameters, matrix_flops(jax.grad(loss), params, batch), kept_bytes(loss, params, batch))
+    one, two = (kept_bytes(loss, params, batch(rows)) for rows in (1, 2))
+    return Work(parameters, matrix_flops(jax.grad(loss), params, batch(1)), two - one, 2 * one - two)
 
 
 def seconds(work: Work, machine: Machine, batch: int, devices: int, *, shards: int) -> tuple[float, float]:
     """(best, worst) of a step, as gradients are added up behind the computation, or after it."""
     computing = work.flops * batch / devices / machine.rate
     slowest = machine.link if devices <= machine.a_host else machine.network
-    rounds = 3 if shards > 1 else 2
-    moving = rounds * (devices - 1) / devices * FLOAT * work.parameters / slowest
+    size = FLOAT * work.parameters
+    moving = 2 * (devices - 1) / devices * size / slowest + (shards - 1) / shards * size / machine.link
     return max(computing, moving), computing + moving
 
 
 def memory(work: Work, batch: int, devices: int, *, shards: int) -> float:
-    """Bytes of a device: its part of the state, whole weights while they are used, and what it keeps of its images."""
-    gathered = FLOAT * work.parameters if shards > 1 else 0
-    return COPIES * FLOAT * work.parameters / shards + gathered + work.kept * batch / devices
+    """Bytes of a device: its part of the state, whole gradients, gathered weights, and what it keeps of its images."""
+    size, gathered = FLOAT * work.parameters, shards > 1
+    return COPIES * size / shards + (1 + gathered) * size + work.fixed + work.kept * batch / devices
 
 
 def main(arguments: list[str]) -> None:
@@ -92,8 +99,8 @@ def main(arguments: list[str]) -> None:
     check_config(config)
     batch, work = config.training.batch_size, work_of(config, _SIDE.value)
     machine = Machine(_TFLOPS.value * 1e12, _LINK.value * 1e9, _NETWORK.value * 1e9, _A_HOST.value)
-    counts = f"{work.parameters / 1e6:.1f} M parameters, {work.flops / 1e9:.0f} GFLOP and {work.kept / 2**20:.0f} MiB"
-    print(f"{counts} an image, {batch} images a step\n")
+    an_image = f"{work.flops / 1e9:.0f} GFLOP and {work.kept / 2**20:.0f} MiB an image"
+    print(f"{work.parameters / 1e6:.1f} M parameters, {an_image}, {batch} images a step\n")
     print(f"{HEAD}\n|{'---|' * HEAD.count(' | ')}---|")
     for devices in [n for n in DEVICES if n <= batch]:
         shards = min(devices, machine.a_host)

@@ -36,7 +36,7 @@ from tweedie_diffusion.training.denoiser import (
     sigma_data_of,
 )
 from tweedie_diffusion.training.facts import DataFacts, facts_of
-from tweedie_diffusion.training.objective import make_objective, terms_at
+from tweedie_diffusion.training.objective import make_objective, renews_at, terms_at
 from tweedie_diffusion.training.patch_prior import mixture_of
 from tweedie_diffusion.training.processes import place
 from tweedie_diffusion.training.sharding import make_mesh
@@ -77,7 +77,8 @@ class Made(NamedTuple):
     def step(self, config: Config, terms: tuple[str, ...]) -> Callable[..., Any]:
         """(state, batch) -> (state, scalars) with the terms of a config."""
         on = {f"with_{term}": term in terms for term in ("consistency", "refresh")}
-        objective = make_objective(config, self.make_denoise, sigma_data_of(config.model, self.facts), **on)
+        sigma_data = sigma_data_of(config.model, self.facts)
+        objective = make_objective(config, self.make_denoise, sigma_data, mesh=self.mesh, **on)
         optimizer, decay = make_optimizer(config.training), config.training.ema_decay
         return make_train_step(objective, optimizer, ema_decay=decay, seed=0, mesh=self.mesh)
 
@@ -170,7 +171,8 @@ def _programs(made: Made) -> dict[str, tuple[int, Callable[..., Any]]]:
     for terms, runs in Counter(tuple(terms_at(config, step)) for step in range(training.steps)).items():
         step = made.step(config, terms)
         programs[" + ".join(["step: ambient", *terms])] = (runs, lambda state, batch, step=step: step(state, batch)[0])
-    refreshed = sum("refresh" in terms_at(config, step) for step in range(0, training.steps, refresh.every))
+    refreshes = lambda step: "refresh" in terms_at(config, step) and renews_at(refresh, step)
+    refreshed = sum(map(refreshes, range(training.steps)))
     if refreshed:
         fills = -(-refresh.capacity // training.batch_size)
         filling = make_refresh_step(config, made.make_denoise, made.mesh, filling=True)

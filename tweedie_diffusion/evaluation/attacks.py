@@ -84,8 +84,9 @@ def given_the_rest(
 ) -> DenoiseFn:
     """E[x_0 | x_t, y], y what a mask leaves of x_s: `conditioned`, the noise of y taken for √(σ_s² + (.03σ_t)²).
 
-    Of Gaussian data it is exact but for that part of σ_t. The Jacobian of a network is no covariance to the last
-    digit: it and `limit` keep an image that was learned by heart, which has next to no variance, from running away.
+    Of Gaussian data, with as many iterations as values are known, it is exact but for that part of σ_t. The Jacobian
+    of a network is no covariance to the last digit: it and `limit` keep an image that was learned by heart, which has
+    next to no variance, from running away.
 
     Args:
         denoise: the denoiser.

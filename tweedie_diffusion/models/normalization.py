@@ -1,11 +1,11 @@
 """Group normalisation in as few passes over the images as there can be."""
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 EPSILON = 1e-6
 
@@ -33,10 +33,12 @@ class GroupNorm(nn.Module):
         own_bias = self.param("bias", nn.initializers.zeros, (channels,))
         pixels, x = tuple(range(1, x.ndim - 1)), x.astype(jnp.float32)
 
-        # [C, C], 1/n where two channels share a group: a product with it, unlike a gather, is not done again a pixel.
-        same = np.kron(np.eye(self.num_groups), np.ones((channels // self.num_groups,) * 2))
-        averaging = jnp.asarray(same / (same[0].sum() * math.prod(size)), jnp.float32)
-        of_groups = lambda sums: jnp.matmul(sums, averaging, precision="highest")
+        # [C, G]: products, unlike a gather, are not done again for each pixel; made here, as a constant would be kept.
+        member = jnp.arange(channels)[:, None] // (channels // self.num_groups) == jnp.arange(self.num_groups)[None]
+        member = member.astype(jnp.float32)
+        count = math.prod(size) * channels // self.num_groups
+        product = partial(jnp.matmul, precision="highest")
+        of_groups = lambda sums: product(product(sums, member), member.T) / count
         mean = of_groups(jnp.sum(x, axis=pixels))
         variance = of_groups(jnp.sum(jnp.square(x), axis=pixels)) - jnp.square(mean)
         factor = own_scale[None] * jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON)

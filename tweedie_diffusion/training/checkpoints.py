@@ -21,7 +21,6 @@ from tweedie_diffusion.data.whole import sync
 from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.manifest import Damaged, damage_of, read_sealed, verify, write_manifest, write_sealed
 from tweedie_diffusion.training.processes import in_memory, on_first_process, place
-from tweedie_diffusion.training.sharding import make_mesh
 from tweedie_diffusion.training.step import TrainState, layout_of
 
 # checkpoints/STEP/state/          Orbax
@@ -153,12 +152,18 @@ class Checkpoints:
         return (self._path(step) / "score.json").exists()
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
-        """The state saved at `step`, of the structure of `like` (arrays or shapes), as `layout_of` has it on `mesh`.
+        """The state saved at `step`, of the structure of `like` (arrays or shapes), on the devices of `mesh`.
 
         Raises:
             Damaged: if a file of it is not what was written.
             InputError: if the state has another structure.
         """
+        state = place(self.read(step, like), layout_of(like, mesh))
+        self._held = step
+        return state
+
+    def read(self, step: int, like: TrainState) -> TrainState:
+        """As `restore`, in the memory of the host."""
         path = self._path(step)
         try:
             verify(path)
@@ -166,9 +171,7 @@ class Checkpoints:
                 read_sealed(path / "score.json")
         except OSError as error:
             raise damage_of(error, path) from error
-        state = place(_read(path / "state", like), layout_of(like, mesh))
-        self._held = step
-        return state
+        return _read(path / "state", like)
 
     def restore_newest(self, like: TrainState, mesh: Mesh, say: Callable[[str], None]) -> TrainState | None:
         """The newest state that is whole, None if none was ever saved. Newer ones, damaged, are renamed STEP.damaged.
@@ -292,7 +295,7 @@ def _reason(error) -> str:
 
 
 def restore_saved(workdir: Path, like: TrainState, *, best: bool = False) -> TrainState | None:
-    """The state of `model_step`, or the one of least score, on the first device; None if there is none.
+    """The state of `model_step`, or the one of least score, in the memory of the host; None if there is none.
 
     Touches nothing a running job writes. Checkpoints that are damaged are told of, and passed over.
 
@@ -307,7 +310,7 @@ def restore_saved(workdir: Path, like: TrainState, *, best: bool = False) -> Tra
         if step is None:
             return None
         try:
-            return checkpoints.restore(step, like, make_mesh(jax.local_devices()[:1]))
+            return checkpoints.read(step, like)
         except (InputError, OSError) as error:
             if step not in checkpoints.steps():  # a running job has removed it meanwhile
                 continue

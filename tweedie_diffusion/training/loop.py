@@ -149,7 +149,8 @@ def _open_run(config, workdir, stops, held, *, start_over, accept_data) -> _Run:
     layout = layout_of(like, mesh)
     first = lambda: jax.jit(begin, out_shardings=layout)(place(params(), layout.params))
     rows = config.training.batch_size // mesh.size // max(config.training.accumulate, 1)
-    check_memory(config, network, facts, like, layout, rows=rows)
+    if start_over or Checkpoints(workdir, keep=None).latest_step() != config.training.steps:
+        check_memory(config, network, facts, like, layout, rows=rows)
     with first_process_first():
         if on_first_process():
             held.enter_context(locked(workdir))
@@ -181,7 +182,7 @@ def _show_results(run: _Run, state: TrainState) -> None:
         with first_process_first():
             if on_first_process():
                 if run.checkpoints.model_step() not in (None, step) and (used := restore_saved(run.workdir, run.like)):
-                    step, params = int(used.step), used.ema_params
+                    step, params = int(used.step), jax.device_put(used.ema_params, jax.local_devices()[0])
                 write_results(run.workdir, run.model.with_params(params), run.dataset)
                 show_results(run.workdir, step)
     except OSError as error:

@@ -21,7 +21,9 @@ from tweedie_diffusion.training.objective import make_objective
 from tweedie_diffusion.training.sharding import own_shapes
 from tweedie_diffusion.training.step import TrainState
 
-LEAST = 0.5  # of gradients and `kept` that XLA holds at once, however it fuses: .59 to 1.6 were seen on a CPU
+LEAST = (
+    0.15  # of gradients and `kept` that XLA needs at once: .59 to 1.6 as it comes, .16 if all it can is computed again
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Need:
 
     @property
     def least(self) -> float:
-        """What no compiler does with less of."""
+        """What it takes even where XLA computes again whatever it can."""
         return self.state + LEAST * (self.gradients + self.kept)
 
 
@@ -106,20 +108,23 @@ def check_memory(
     if there is not None and need.least > there:
         raise InputError(
             f"a step needs at least {_size(need.least)} of memory on each device, which has {_size(there)}: "
-            f"{_size(need.state)} of weights and all that goes with them, and half or more of {_size(need.gradients)} "
-            f"of gradients and {_size(need.kept)} kept of {rows} images for the backward pass. Use {mends(config)}"
+            f"{_size(need.state)} of weights and all that goes with them, and {LEAST:.0%} or more of "
+            f"{_size(need.gradients)} of gradients and {_size(need.kept)} kept of {rows} images for the backward pass. "
+            f"Use {mends(config)}"
         )
 
 
 def mends(config: Config) -> str:
     """The settings of a run that need less memory than its own."""
     ways = ["a smaller training.batch_size", "training.accumulate"]
-    if jax.device_count() > 1:
+    if jax.device_count() > max(config.training.shards, 1):
         ways.append("training.shards")
     if config.model.network != "mlp" and not config.model.remat and jax.default_backend() != "cpu":
         ways.append("model.remat=True")  # XLA undoes it on a CPU
     if config.model.dtype != "bfloat16":
         ways.append("model.dtype=bfloat16")
+    if config.refresh.weight:
+        ways.append("a smaller refresh.capacity")
     return f"{', '.join(ways[:-1])} or {ways[-1]}"
 
 
@@ -136,7 +141,8 @@ def noticing_full_memory(config: Config):
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
         raise InputError(
-            f"the memory of a device is full ({str(error).strip().splitlines()[0]}): use {mends(config)}"
+            f"the memory of a device is full ({str(error).strip().splitlines()[0]}): use {mends(config)}. A run "
+            "that has begun may change training.shards and model.remat; the others need a new --workdir"
         ) from error
 
 

@@ -337,4 +337,5 @@ def _of_run(workdir, config, facts, fresh, best):
         raise FileNotFoundError(
             f"the run in {workdir} has no checkpoint yet, nor weights that were exported: run its command again"
         )
-    return state.ema_params, read_mixture(workdir) if config.model.patch_components else None
+    params = jax.device_put(state.ema_params, jax.local_devices()[0])  # of the state, no more need fit there
+    return params, read_mixture(workdir) if config.model.patch_components else None

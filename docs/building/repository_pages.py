@@ -13,6 +13,8 @@ from settings_table import write
 ROOT = Path(__file__).parents[2]
 BORROWED = {
     "project/experiments": "experiments/README.md",
+    "project/benchmarks": "experiments/benchmarks/README.md",
+    "project/speed": "experiments/benchmarks/NOTES.md",
     "project/contributing": "CONTRIBUTING.md",
     "project/changelog": "CHANGELOG.md",
 }

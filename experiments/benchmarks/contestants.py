@@ -1,6 +1,6 @@
 """Two train steps for `experiments.benchmarks.train_step`, each in a process of its own that takes steps when told.
 
-    python -m experiments.benchmarks.contestants ours "32×32, 1.3 M" cpu
+    python -m experiments.benchmarks.contestants ours "1.3M-32" cpu
 
 Forward, backward, Adam and the average of the weights, of a U-Net: ours as training compiles it, and that of diffusers
 in PyTorch. The first line printed is what was built; each number of steps on stdin is answered by what they took.
@@ -45,16 +45,16 @@ def _row(resolution, batch, channels, multipliers, blocks, attention, peer_width
     return Row(resolution, batch, ours, peer)
 
 
-ROWS = {
+ROWS = {  # by parameters, and side of the images
     "cpu": {
-        "32×32, 1.3 M": _row(32, 8, 32, (1, 2, 2), 1, (), (32, 64, 80), groups=16),
-        "32×32, 17 M": _row(32, 8, 96, (1, 2, 2), 2, (16,), (96, 192, 224)),
+        "1.3M-32": _row(32, 8, 32, (1, 2, 2), 1, (), (32, 64, 80), groups=16),
+        "17M-32": _row(32, 8, 96, (1, 2, 2), 2, (16,), (96, 192, 224)),
     },
     "gpu": {
-        "32×32, 17 M": _row(32, 256, 96, (1, 2, 2), 2, (16,), (96, 192, 224)),
-        "32×32, 60 M": _row(32, 256, 128, (2, 2, 2), 4, (16,), (256, 256, 256)),
-        "64×64, 60 M": _row(64, 128, 128, (1, 2, 2, 2), 4, (16,), (128, 256, 256, 288)),
-        "64×64, 123 M": _row(64, 128, 192, (1, 2, 2, 2), 3, (16,), (192, 384, 384, 480)),
+        "17M-32": _row(32, 256, 96, (1, 2, 2), 2, (16,), (96, 192, 224)),
+        "60M-32": _row(32, 256, 128, (2, 2, 2), 4, (16,), (256, 256, 256)),
+        "60M-64": _row(64, 128, 128, (1, 2, 2, 2), 4, (16,), (128, 256, 256, 288)),
+        "123M-64": _row(64, 128, 192, (1, 2, 2, 2), 3, (16,), (192, 384, 384, 480)),
     },
 }
 CHANNELS, EMA_DECAY, LEARNING_RATE = 3, 0.999, 1e-4
@@ -109,9 +109,12 @@ def ours(row: Row, device: str) -> tuple[dict[str, Any], Callable[[], None], Cal
 
 def peer(row: Row, device: str) -> tuple[dict[str, Any], Callable[[], None], Callable[[], None], Callable[[], int]]:
     """The same of diffusers in PyTorch: eager on a CPU; on a GPU compiled, in bfloat16, channels last."""
-    import diffusers
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    try:
+        import diffusers
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+    except ImportError as error:
+        sys.exit(f'{error.name} is not installed: pip install -e ".[bench]"')
 
     torch.manual_seed(0)
     on_gpu = device != "cpu"

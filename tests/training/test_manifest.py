@@ -23,7 +23,7 @@ def files(folder):
 
 
 def test_what_was_written_is_whole(folder):
-    verify(folder)
+    assert verify(folder) is None
 
 
 def test_every_flipped_bit_is_found(folder, rng):

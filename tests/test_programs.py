@@ -205,6 +205,26 @@ def test_sigterm_ends_any_program_with_the_command_to_go_on_with():
     assert pasted.stdout.splitlines()[-4:] == odd
 
 
+def large_pages_on_request():
+    told = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return told.is_file() and "[madvise]" in told.read_text()
+
+
+@pytest.mark.skipif(not large_pages_on_request(), reason="Linux gives large pages to all, or to none")
+@pytest.mark.parametrize(("before", "after"), [("", "hugetlb=1"), ("hugetlb=0", "hugetlb=0")])
+def test_a_program_has_large_pages_unless_told_otherwise(before, after):
+    code = "import os; print(os.getpid(), flush=True); from tweedie_diffusion import program; "
+    code += "program.run(lambda arguments: print(os.environ['GLIBC_TUNABLES'], *arguments))"
+    tunables = before and f"glibc.malloc.{before}"
+    command = [sys.executable, "-c", code, "--", "a b", "--odd"]
+    ran = subprocess.run(
+        command, env=os.environ | {"GLIBC_TUNABLES": tunables}, cwd=ROOT, text=True, capture_output=True, check=True
+    )
+    *pids, said = ran.stdout.splitlines()
+    assert said == f"glibc.malloc.{after} a b --odd"
+    assert len(set(pids)) == 1  # of the process that was started, which others may wait for or signal
+
+
 @pytest.mark.parametrize("name", ["file", "file/run"])
 def test_a_workdir_that_cannot_be_is_refused_in_one_line(program, tmp_path, name):
     (tmp_path / "file").write_text("mine")

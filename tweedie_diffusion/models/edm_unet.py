@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from tweedie_diffusion.models.unet import KEPT, check_image_shape, double, groups, halve, rematerialised
+from tweedie_diffusion.models.unet import KEPT, check_image_shape, groups, halve, rematerialised
+from tweedie_diffusion.models.upsampling import convolve_doubled, double
 
 EMBEDDING = 4  # units of the embedding for each channel
 _TINY, _FIFTH = 1e-10, 0.2  # of the variance of Glorot's uniform law: last layers of a block, and attention
@@ -72,11 +73,13 @@ class EDMBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, embedded, train: bool):
-        conv = lambda name, variance: nn.Conv(
-            self.channels, (3, 3), dtype=self.dtype, kernel_init=_initial(variance), name=name
+        conv = lambda name, variance, **kw: nn.Conv(
+            self.channels, (3, 3), dtype=self.dtype, kernel_init=_initial(variance), name=name, **kw
         )
-        resample = self.resample or (lambda v: v)
-        h = checkpoint_name(conv("conv0", 1.0)(resample(nn.silu(_norm(x, "norm0", self.dtype)))), KEPT)
+        resample, doubled = self.resample or (lambda v: v), self.resample is double
+        h = nn.silu(_norm(x, "norm0", self.dtype))
+        h = conv("conv0", 1.0, conv_general_dilated=convolve_doubled)(h) if doubled else conv("conv0", 1.0)(resample(h))
+        h = checkpoint_name(h, KEPT)
         h = h + self._dense(self.channels, "affine")(embedded)[:, None, None, :]
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(_norm(h, "norm1", self.dtype)))
         h = checkpoint_name(conv("conv1", _TINY)(h), KEPT)

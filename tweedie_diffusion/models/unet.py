@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tweedie_diffusion.models.embedding import ConditionEmbedding
 from tweedie_diffusion.models.normalization import GroupNorm
+from tweedie_diffusion.models.upsampling import convolve_doubled, double
 
 KEPT = "convolution"  # what remat keeps of a block
 _zeros = nn.initializers.zeros
@@ -26,11 +27,6 @@ def groups(channels: int) -> int:
 def halve(x):
     """The mean of every 2×2 pixels."""
     return nn.avg_pool(x, (2, 2), (2, 2))
-
-
-def double(x):
-    """Every pixel as 2×2."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class Attention(nn.Module):
@@ -72,7 +68,8 @@ class Block(nn.Module):
         kept = lambda v: checkpoint_name(v, KEPT)
         resample = self.resample or (lambda v: v)
         h = nn.silu(GroupNorm(groups(x.shape[-1]), self.dtype, name="norm_in")(x))
-        h = kept(conv("conv_in")(resample(h)))
+        doubled = self.resample is double
+        h = kept(conv("conv_in", conv_general_dilated=convolve_doubled)(h) if doubled else conv("conv_in")(resample(h)))
         modulation = nn.Dense(2 * self.channels, dtype=self.dtype, name="modulation")(embedded)
         h = GroupNorm(groups(self.channels), self.dtype, name="norm_out")(h, *jnp.split(modulation, 2, axis=-1))
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))

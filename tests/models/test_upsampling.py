@@ -1,0 +1,24 @@
+import jax
+import numpy as np
+import pytest
+from scipy.signal import correlate2d
+
+from tweedie_diffusion.models.upsampling import convolve_doubled, double
+
+
+def test_doubling_repeats_each_pixel(rng):
+    x = rng.standard_normal((2, 3, 5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(double(x), np.kron(x, np.ones((1, 2, 2, 1))))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (1, 3), (2, 1)])
+def test_a_doubled_image_is_convolved_as_scipy_convolves_it(rng, size):
+    x = rng.standard_normal((2, *size, 3)).astype(np.float32)
+    kernel = rng.standard_normal((3, 3, 3, 5)).astype(np.float32)
+    large = np.kron(x, np.ones((1, 2, 2, 1)))
+    expected = [
+        [sum(correlate2d(image[..., c], kernel[..., c, o], mode="same") for c in range(3)) for o in range(5)]
+        for image in large
+    ]
+    found = jax.jit(convolve_doubled)(x, kernel)
+    np.testing.assert_allclose(found, np.moveaxis(expected, 1, -1), rtol=1e-5, atol=1e-5)

@@ -18,17 +18,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import cifar10_noisy
 from experiments.benchmarks.turns import in_turns, ratio, spread
+from experiments.benchmarks.unguarded import unguarded_step
 from experiments.report import provenance_lines
 from tweedie_diffusion import program
 from tweedie_diffusion.data.scaling import Scaling
-from tweedie_diffusion.diffusion.rows import purpose_key
 from tweedie_diffusion.training.checkpoints import Checkpoints
 from tweedie_diffusion.training.config import Config, default_config
 from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
@@ -57,25 +56,6 @@ def settings() -> tuple[Config, DataFacts]:
         config.consistency.weight = 0.0
     config.training.batch_size = _BATCH_SIZE.value
     return config, DataFacts(shape, 0.5, 0.2, 0.2, 0, Scaling(-1.0, 1.0, "float32"), 1000, 100)
-
-
-def unguarded_step(objective, optimizer: optax.GradientTransformation, *, ema_decay: float, seed: int, mesh):
-    """`make_train_step` as it would be without a guard."""
-
-    def train_step(state: TrainState, batch):
-        key = jax.random.fold_in(purpose_key(seed, "training"), state.step)
-        grad_fn = jax.value_and_grad(objective, has_aux=True)
-        (_, metrics), grads = grad_fn(state.params, state.ema_params, key, batch, state.step, state.buffer)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-        metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
-        counters = state.skipped, state.skipped_in_a_row
-        return TrainState(state.step + 1, params, ema_params, opt_state, state.buffer, *counters), metrics
-
-    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    return jax.jit(train_step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
 
 
 def report(what: str, found: dict[str, list[float]]) -> None:

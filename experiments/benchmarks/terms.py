@@ -10,14 +10,14 @@ matching alone with the network of EDM.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
+from experiments.benchmarks.built import Made, made
 from experiments.benchmarks.turns import in_turns, ratio, spread
 from experiments.report import provenance_lines
 from experiments.roads import ADSM, ROADS
@@ -25,28 +25,12 @@ from tweedie_diffusion import program
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.noisy import Dataset
 from tweedie_diffusion.data.pipeline import batches
-from tweedie_diffusion.training.config import Config, check_config
+from tweedie_diffusion.training.config import check_config
 from tweedie_diffusion.training.datasets import open_data
-from tweedie_diffusion.training.denoiser import (
-    MakeDenoise,
-    Params,
-    build_network,
-    denoiser_maker,
-    init_params,
-    sigma_data_of,
-)
-from tweedie_diffusion.training.facts import DataFacts, facts_of
-from tweedie_diffusion.training.objective import make_objective, renews_at, terms_at
-from tweedie_diffusion.training.patch_prior import mixture_of
+from tweedie_diffusion.training.objective import renews_at, terms_at
 from tweedie_diffusion.training.processes import place
-from tweedie_diffusion.training.sharding import make_mesh
 from tweedie_diffusion.training.step import (
-    TrainState,
-    first_buffer,
-    init_state,
-    make_optimizer,
     make_refresh_step,
-    make_train_step,
 )
 
 AIM = 1.3
@@ -55,42 +39,6 @@ _CONFIG = config_flags.DEFINE_config_file("config", "configs/digits_noisy.py", "
 _REPEATS = flags.DEFINE_integer("repeats", 30, "Runs timed of each program; the median counts.", lower_bound=1)
 _TURNS = flags.DEFINE_integer("turns", 7, "Of the steps with each term; the median counts.", lower_bound=1)
 _STEPS_ONLY = flags.DEFINE_bool("steps_only", False, "Leave out the cost of the whole training.")
-
-
-class Made(NamedTuple):
-    """What the programs of a training are made of."""
-
-    config: Config
-    facts: DataFacts
-    params: Params
-    make_denoise: MakeDenoise
-    mesh: Mesh
-    seconds: float  # that the mixture took
-
-    def state(self, config: Config) -> TrainState:
-        """Of step 0, on all devices."""
-        params = jax.tree.map(jnp.copy, self.params)  # of its own: a step takes it
-        buffer = first_buffer(config.refresh, self.facts.shape)
-        state = init_state(params, make_optimizer(config.training), buffer)
-        return place(state, NamedSharding(self.mesh, PartitionSpec()))
-
-    def step(self, config: Config, terms: tuple[str, ...]) -> Callable[..., Any]:
-        """(state, batch) -> (state, scalars) with the terms of a config."""
-        on = {f"with_{term}": term in terms for term in ("consistency", "refresh")}
-        sigma_data = sigma_data_of(config.model, self.facts)
-        objective = make_objective(config, self.make_denoise, sigma_data, mesh=self.mesh, **on)
-        optimizer, decay = make_optimizer(config.training), config.training.ema_decay
-        return make_train_step(objective, optimizer, ema_decay=decay, seed=0, mesh=self.mesh)
-
-
-def made(config: Config, dataset: Dataset) -> Made:
-    """With the mixture, if the config has one, fitted to the data."""
-    facts = facts_of(dataset)
-    network, start = build_network(config.model, facts), time.perf_counter()
-    mixture = mixture_of(dataset.train, config.model, config.seed) if config.model.patch_components else None
-    seconds = time.perf_counter() - start
-    params = init_params(jax.random.key(0), network, config.model, facts)
-    return Made(config, facts, params, denoiser_maker(network, config.model, facts, mixture), make_mesh(), seconds)
 
 
 def batches_of(made: Made, dataset: Dataset) -> Iterator[dict[str, jax.Array]]:

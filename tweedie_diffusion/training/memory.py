@@ -70,7 +70,8 @@ def need_of(
         objective = make_objective(config, make_denoise, sigma_data_of(config.model, facts))
         return objective(params, None, purpose_key(config.seed, "training"), batch, 0)[0]
 
-    return Need(bytes_of(own), bytes_of(own.params), kept_bytes(loss, state.params, batch))
+    # A step holds gradients whole, as it does weights, however the state lies: they are cut once they are summed.
+    return Need(bytes_of(own), bytes_of(state.params), kept_bytes(loss, state.params, batch))
 
 
 def kept_bytes(loss, params, *arguments) -> int:

@@ -115,7 +115,7 @@ def _ask_for_large_pages() -> None:
         given = False
     if given and setting not in asked and sys.executable:
         os.environ["GLIBC_TUNABLES"] = f"{asked}:{setting}=1".lstrip(":")
-        os.execv(sys.executable, sys.orig_argv)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _use_compilation_cache() -> None:

@@ -4,7 +4,8 @@
     python -m experiments.benchmarks.memory --gib=16     # within another budget
 
 By what the compiler says that the whole train step needs, weights and optimiser included, and nothing is run: the
-network of configs/cifar10_noisy.py, on a CPU that of its `:quick`, by ambient score matching and the config's consistency.
+network of configs/cifar10_noisy.py, on a CPU that of its `:quick`, by ambient score matching and
+its consistency.
 """
 
 import jax

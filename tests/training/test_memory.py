@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh
 
 from tweedie_diffusion.data.errors import InputError
 from tweedie_diffusion.data.scaling import Scaling
@@ -15,7 +16,7 @@ from tweedie_diffusion.training.loop import train
 from tweedie_diffusion.training.memory import device_memory, kept_bytes, mends, need_of
 from tweedie_diffusion.training.objective import make_objective
 from tweedie_diffusion.training.sharding import make_mesh
-from tweedie_diffusion.training.step import first_buffer, init_state, make_optimizer, make_train_step
+from tweedie_diffusion.training.step import first_buffer, init_state, layout_of, make_optimizer, make_train_step
 
 array = jax.ShapeDtypeStruct
 
@@ -64,6 +65,15 @@ def test_a_state_is_four_times_its_weights_and_the_buffer():
     assert 4 * plain.gradients < plain.state < 4 * plain.gradients + 64  # and counters
     config.refresh.weight, config.refresh.capacity = 1.0, 100
     assert need(config, facts).state - plain.state == 100 * (8 + 1 + 1) * 4 + 4
+
+
+def test_a_state_in_parts_is_smaller_and_its_gradients_are_not():
+    config, facts = wide_mlp()
+    network, _, state = parts_of(config, facts)
+    layout = layout_of(state, AbstractMesh((1, 8), ("data", "shard")))
+    parts, whole = need_of(config, network, facts, state, layout, rows=64), need(config, facts)
+    assert whole.state / 8 < parts.state < whole.state / 6  # small arrays are not cut
+    assert parts.gradients == whole.gradients
 
 
 def test_what_is_kept_grows_with_the_rows():

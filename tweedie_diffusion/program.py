@@ -38,8 +38,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     standard_logging.getLogger("matplotlib").setLevel(standard_logging.ERROR)  # that it has no place for its caches
     standard_logging.getLogger("tifffile").setLevel(standard_logging.CRITICAL)  # what it says is said again, by file
     try:
+        _ask_for_large_pages()  # before anything is read or said
         arguments = _parse()
-        _ask_for_large_pages()
         _use_compilation_cache()
         _share_memory_between_threads()
         sys.exit(main(arguments))
@@ -103,19 +103,19 @@ def _parse() -> list[str]:
 
 
 def _ask_for_large_pages() -> None:
-    """Start again with an allocator that asks Linux for pages of 2 MiB, if it gives them to those who ask.
+    """Start again with an allocator that asks Linux for pages of 2 MiB, where it gives them to those who ask.
 
-    Each run of a compiled program on a CPU maps its memory anew, and touches it 4 KiB at a time otherwise: a fifth of a
-    training step. glibc reads this setting as a process starts, and only then.
+    Each run of a compiled program on a CPU maps its memory anew, and touches it 4 KiB at a time otherwise: an eighth to
+    a fifth of a training step. glibc (2.35 and newer) reads this setting as a process starts, and only then. Not where
+    the program comes from stdin, which is read by now, or runs within IPython.
     """
-    asked, setting = os.environ.get("GLIBC_TUNABLES", ""), "glibc.malloc.hugetlb"
-    try:
-        given = "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
-    except OSError:  # not Linux, or one without them
-        given = False
-    if given and setting not in asked and sys.executable:
-        os.environ["GLIBC_TUNABLES"] = f"{asked}:{setting}=1".lstrip(":")
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    asked, setting, again = os.environ.get("GLIBC_TUNABLES", ""), "glibc.malloc.hugetlb", "started_again"
+    if again in sys._xoptions or setting in asked or sys.argv[0] in ("", "-") or "IPython" in sys.modules:
+        return
+    with contextlib.suppress(OSError):  # not Linux, or one without them; or it cannot start again
+        if "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+            os.environ["GLIBC_TUNABLES"] = f"{asked}:{setting}=1".lstrip(":")
+            os.execv(sys.executable, [sys.executable, "-X", again, *sys.orig_argv[1:]])
 
 
 def _use_compilation_cache() -> None:

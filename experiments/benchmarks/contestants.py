@@ -58,6 +58,9 @@ ROWS = {  # by parameters, and side of the images
     },
 }
 CHANNELS, EMA_DECAY, LEARNING_RATE = 3, 0.999, 1e-4
+UNCOUNTED = (
+    2  # steps at the start of a turn: the other side has had the memory that this one gives back after each step
+)
 
 
 def ours(row: Row, device: str) -> tuple[dict[str, Any], Callable[[], None], Callable[[], None], Callable[[], int]]:
@@ -167,6 +170,9 @@ def serve(build: Callable[..., Any], row: Row, device: str) -> None:
     _forget_peak()
     print(json.dumps(about), flush=True)
     for line in sys.stdin:
+        for _ in range(UNCOUNTED):
+            take()
+        wait()
         begun = time.perf_counter()
         for _ in range(int(line)):
             take()

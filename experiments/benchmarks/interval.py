@@ -4,7 +4,7 @@
 
 As many steps as the config takes between saves, by ambient score matching alone, the shortest there are: without a
 guard, a bar, a number read or a line written; and with all of them, logged as often as the config says, while the state
-before is saved. Both wait for their last step; the turns alternate. In TMPDIR, whose disk is part of it.
+they began from is saved. Scores, which training takes at each save, are left out. In TMPDIR, whose disk is part of it.
 """
 
 import tempfile
@@ -63,7 +63,7 @@ def alone(built: Made, rows: Iterator[dict[str, np.ndarray]]):
 
 
 def with_all(built: Made, rows: Iterator[dict[str, np.ndarray]], guard: Guard, metrics: Metrics, saves: Checkpoints):
-    """() -> seconds of the same as training does it, while the state before is saved."""
+    """() -> seconds of the same with guard, metrics and a save of the state it begins from."""
     config, split = built.config, NamedSharding(built.mesh, PartitionSpec("data"))
     step, state, done = built.step(config, ()), built.state(config), 0
 
@@ -83,6 +83,7 @@ def with_all(built: Made, rows: Iterator[dict[str, np.ndarray]], guard: Guard, m
             if done % config.training.log_every == 0:
                 metrics.log(done, {name: float(value) for name, value in scalars.items()})
         jax.block_until_ready(state.params)
+        saves.wait()
         return time.perf_counter() - begun
 
     return run

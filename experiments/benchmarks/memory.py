@@ -4,8 +4,8 @@
     python -m experiments.benchmarks.memory --gib=16     # within another budget
 
 By what the compiler says that the whole train step needs, weights and optimiser included, and nothing is run: the
-network of configs/cifar10_noisy.py, on a CPU that of its `:quick`, by ambient score matching and
-its consistency.
+network of configs/cifar10_noisy.py, on a CPU that of its `:quick`, with ambient score matching and,
+where the config has it, consistency.
 """
 
 import jax

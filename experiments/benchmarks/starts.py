@@ -42,7 +42,9 @@ def start(config: str, cache: Path) -> Start:
     Raises:
         InputError: with the last line that it printed, if it ends before.
     """
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_LOG_COMPILES": "1"}
+    # As a person starts it: this process has its large pages already, for which a program starts twice.
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_LOG_COMPILES": "1"}
     with tempfile.TemporaryDirectory() as scratch:
         workdir = Path(scratch) / "run"
         command = [sys.executable, "-u", "-m", "tweedie_diffusion.main", f"--config={config}", f"--workdir={workdir}"]

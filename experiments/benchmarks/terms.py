@@ -29,9 +29,7 @@ from tweedie_diffusion.training.config import check_config
 from tweedie_diffusion.training.datasets import open_data
 from tweedie_diffusion.training.objective import renews_at, terms_at
 from tweedie_diffusion.training.processes import place
-from tweedie_diffusion.training.step import (
-    make_refresh_step,
-)
+from tweedie_diffusion.training.step import make_refresh_step
 
 AIM = 1.3
 

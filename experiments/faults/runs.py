@@ -57,8 +57,10 @@ def training(workdir: Path, *changes: str) -> list[str]:
 
 
 def environment(**more: str | None) -> dict[str, str]:
-    """Of the processes: one thread each, and compilations that all of them share. None removes a name."""
-    settings = {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
+    """Of the processes: one thread each, compilations that all of them share, and large pages only once they have asked
+    for them. None removes a name.
+    """
+    settings = {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": None, **more}
     return {name: value for name, value in (os.environ | settings).items() if value is not None}
 
 

@@ -76,9 +76,12 @@ class EDMBlock(nn.Module):
         conv = lambda name, variance, **kw: nn.Conv(
             self.channels, (3, 3), dtype=self.dtype, kernel_init=_initial(variance), name=name, **kw
         )
-        resample, doubled = self.resample or (lambda v: v), self.resample is double
+        resample = self.resample or (lambda v: v)
         h = nn.silu(_norm(x, "norm0", self.dtype))
-        h = conv("conv0", 1.0, conv_general_dilated=convolve_doubled)(h) if doubled else conv("conv0", 1.0)(resample(h))
+        if self.resample is double:  # the convolution doubles, at less than half of the cost
+            h = conv("conv0", 1.0, conv_general_dilated=convolve_doubled)(h)
+        else:
+            h = conv("conv0", 1.0)(resample(h))
         h = checkpoint_name(h, KEPT)
         h = h + self._dense(self.channels, "affine")(embedded)[:, None, None, :]
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(_norm(h, "norm1", self.dtype)))

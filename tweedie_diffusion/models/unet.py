@@ -68,8 +68,10 @@ class Block(nn.Module):
         kept = lambda v: checkpoint_name(v, KEPT)
         resample = self.resample or (lambda v: v)
         h = nn.silu(GroupNorm(groups(x.shape[-1]), self.dtype, name="norm_in")(x))
-        doubled = self.resample is double
-        h = kept(conv("conv_in", conv_general_dilated=convolve_doubled)(h) if doubled else conv("conv_in")(resample(h)))
+        if self.resample is double:  # the convolution doubles, at less than half of the cost
+            h = kept(conv("conv_in", conv_general_dilated=convolve_doubled)(h))
+        else:
+            h = kept(conv("conv_in")(resample(h)))
         modulation = nn.Dense(2 * self.channels, dtype=self.dtype, name="modulation")(embedded)
         h = GroupNorm(groups(self.channels), self.dtype, name="norm_out")(h, *jnp.split(modulation, 2, axis=-1))
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))

@@ -9,34 +9,35 @@ def double(x: jax.Array) -> jax.Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def convolve_doubled(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
+def convolve_doubled(x: jax.Array, kernel: jax.Array, *_, precision=None, **__) -> jax.Array:
     """The convolution of double(x) with a 3×3 kernel, zeros around it, as four of x with 2×2: 4/9 of the products.
 
     Of three pixels in a row, two are copies of one, so that their taps are added first: the last two for an even pixel,
-    the first two for an odd one.
+    the first two for an odd one. In bfloat16 these sums are rounded once more.
 
     Args:
         x: [B, H, W, C].
         kernel: [3, 3, C, C'].
-        _, __: what `nn.Conv` says of a convolution beside, all of which is settled here.
+        precision: as of `jax.lax.conv_general_dilated`.
+        _, __: strides, padding and so on, which `nn.Conv` passes to what it calls: ignored.
 
     Returns:
         [B, 2H, 2W, C'].
     """
+    layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": precision}
     rows = []
-    for taps, vertical in _halves(kernel, 0):
-        row = [_convolve(x, block, (vertical, horizontal)) for block, horizontal in _halves(taps, 1)]
+    for taps, vertical in _even_and_odd(kernel, 0):
+        row = [
+            jax.lax.conv_general_dilated(x, block, (1, 1), (vertical, horizontal), **layout)
+            for block, horizontal in _even_and_odd(taps, 1)
+        ]
         rows.append(jnp.stack(row, axis=3))
     b, height, width, _ = x.shape
     return jnp.stack(rows, axis=2).reshape(b, 2 * height, 2 * width, -1)
 
 
-def _halves(kernel, axis):
-    """Of three taps along an axis, the two that an even pixel meets, and an odd one; each with the zeros around x."""
+def _even_and_odd(kernel, axis):
+    """The two taps of even output pixels along an axis, and those of odd ones, each with its padding (before, after)."""
     first, middle, last = jnp.split(kernel, 3, axis)
     even, odd = (first, middle + last), (first + middle, last)
     return (jnp.concatenate(even, axis), (1, 0)), (jnp.concatenate(odd, axis), (0, 1))
-
-
-def _convolve(x, kernel, padding):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))

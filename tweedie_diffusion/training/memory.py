@@ -32,7 +32,7 @@ class Need:
 
     Attributes:
         state: weights, their average, the optimiser's moments and the replay buffer.
-        gradients: of the weights.
+        gradients: of all weights, whole, also where the state is in parts.
         kept: of its rows of a batch, between the forward and the backward pass of ambient score matching.
     """
 
@@ -70,7 +70,6 @@ def need_of(
         objective = make_objective(config, make_denoise, sigma_data_of(config.model, facts))
         return objective(params, None, purpose_key(config.seed, "training"), batch, 0)[0]
 
-    # A step holds gradients whole, as it does weights, however the state lies: they are cut once they are summed.
     return Need(bytes_of(own), bytes_of(state.params), kept_bytes(loss, state.params, batch))
 
 

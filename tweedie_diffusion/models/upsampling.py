@@ -37,7 +37,7 @@ def convolve_doubled(x: jax.Array, kernel: jax.Array, *_, precision=None, **__) 
 
 
 def _even_and_odd(kernel, axis):
-    """The two taps of even output pixels along an axis, and those of odd ones, each with its padding (before, after)."""
+    """The two taps of even output pixels along an axis, and of odd ones, each with its padding (before, after)."""
     first, middle, last = jnp.split(kernel, 3, axis)
     even, odd = (first, middle + last), (first + middle, last)
     return (jnp.concatenate(even, axis), (1, 0)), (jnp.concatenate(odd, axis), (0, 1))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tweedie_diffusion.data.noisy import Dataset
@@ -60,3 +61,9 @@ def made(config: Config, dataset: Dataset) -> Made:
     seconds = time.perf_counter() - start
     params = init_params(jax.random.key(0), network, config.model, facts)
     return Made(config, facts, params, denoiser_maker(network, config.model, facts, mixture), make_mesh(), seconds)
+
+
+def placed(rows: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """What a step takes of a batch, on all devices."""
+    taken = {name: array for name, array in rows.items() if name != "index"}
+    return place(taken, NamedSharding(mesh, PartitionSpec("data")))

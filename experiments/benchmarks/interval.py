@@ -15,10 +15,9 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from experiments.benchmarks.built import Made, made
+from experiments.benchmarks.built import Made, made, placed
 from experiments.benchmarks.turns import in_turns, ratio, spread
 from experiments.benchmarks.unguarded import unguarded_step
 from experiments.report import provenance_lines
@@ -33,7 +32,6 @@ from tweedie_diffusion.training.denoiser import sigma_data_of
 from tweedie_diffusion.training.guard import Guard
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import make_objective
-from tweedie_diffusion.training.processes import place
 from tweedie_diffusion.training.step import make_optimizer
 
 AIM = 1.03
@@ -44,7 +42,7 @@ _TURNS = flags.DEFINE_integer("turns", 5, "Of both; the median counts.", lower_b
 
 def alone(built: Made, rows: Iterator[dict[str, np.ndarray]]):
     """() -> seconds of an interval of steps and nothing else."""
-    config, split = built.config, NamedSharding(built.mesh, PartitionSpec("data"))
+    config = built.config
     objective = make_objective(config, built.make_denoise, sigma_data_of(config.model, built.facts), mesh=built.mesh)
     decay, optimizer = config.training.ema_decay, make_optimizer(config.training)
     step = unguarded_step(objective, optimizer, ema_decay=decay, seed=0, mesh=built.mesh)
@@ -54,8 +52,7 @@ def alone(built: Made, rows: Iterator[dict[str, np.ndarray]]):
         nonlocal state
         begun = time.perf_counter()
         for _ in range(config.training.save_every):
-            batch = next(rows)
-            state, _ = step(state, place({name: batch[name] for name in batch if name != "index"}, split))
+            state, _ = step(state, placed(next(rows), built.mesh))
         jax.block_until_ready(state.params)
         return time.perf_counter() - begun
 
@@ -64,7 +61,7 @@ def alone(built: Made, rows: Iterator[dict[str, np.ndarray]]):
 
 def with_all(built: Made, rows: Iterator[dict[str, np.ndarray]], guard: Guard, metrics: Metrics, saves: Checkpoints):
     """() -> seconds of the same with guard, metrics and a save of the state it begins from."""
-    config, split = built.config, NamedSharding(built.mesh, PartitionSpec("data"))
+    config = built.config
     step, state, done = built.step(config, ()), built.state(config), 0
 
     def run() -> float:
@@ -75,8 +72,7 @@ def with_all(built: Made, rows: Iterator[dict[str, np.ndarray]], guard: Guard, m
         for _ in range(config.training.save_every):
             with metrics.waiting():
                 batch = next(rows)
-            placed = place({name: batch[name] for name in batch if name != "index"}, split)
-            state, scalars = step(state, placed)
+            state, scalars = step(state, placed(batch, built.mesh))
             guard.watch(done, batch, scalars)
             metrics.advance()
             done += 1

@@ -14,10 +14,9 @@ from typing import Any
 
 import jax
 from absl import flags
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from experiments.benchmarks.built import Made, made
+from experiments.benchmarks.built import Made, made, placed
 from experiments.benchmarks.turns import in_turns, ratio, spread
 from experiments.report import provenance_lines
 from experiments.roads import ADSM, ROADS
@@ -28,7 +27,6 @@ from tweedie_diffusion.data.pipeline import batches
 from tweedie_diffusion.training.config import check_config
 from tweedie_diffusion.training.datasets import open_data
 from tweedie_diffusion.training.objective import renews_at, terms_at
-from tweedie_diffusion.training.processes import place
 from tweedie_diffusion.training.step import make_refresh_step
 
 AIM = 1.3
@@ -41,9 +39,8 @@ _STEPS_ONLY = flags.DEFINE_bool("steps_only", False, "Leave out the cost of the 
 
 def batches_of(made: Made, dataset: Dataset) -> Iterator[dict[str, jax.Array]]:
     """Of the data, on all devices."""
-    split = NamedSharding(made.mesh, PartitionSpec("data"))
     for rows in batches(dataset.train, batch_size=made.config.training.batch_size, seed=0):
-        yield place({name: array for name, array in rows.items() if name != "index"}, split)
+        yield placed(rows, made.mesh)
 
 
 def kinds_of_steps(made: Made, data: Iterator[dict[str, jax.Array]]) -> dict[str, Callable[[], float]]:

@@ -4,7 +4,7 @@ WHAT is a JSON object:
     poison       {"nan" or a factor: [steps whose batch is multiplied by it]}
     threads      that make batches
     cache        bytes of images kept in memory
-    sample_every steps between lines in WORKDIR/../samples.jsonl: memory, descriptors, threads, bytes in the workdir
+    sample_every steps between lines in WORKDIR/../samples.jsonl: memory, descriptors, threads, what is in the workdir
     config       a config.json to take the settings from, instead of those of --config
 """
 
@@ -46,14 +46,16 @@ def drive(what: dict) -> None:
 
 def _sample(step: int, workdir: Path) -> None:
     """Write what the process holds now: in the midst between two saves, so that none is under way."""
+    grow = {workdir / "metrics.jsonl", *workdir.glob("tensorboard/*"), *workdir.glob("checkpoints/**/*")}
+    threads = [Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in os.listdir("/proc/self/task")]
     found = {
         "step": step,
         "seconds": time.monotonic(),
         "memory": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE"),
         "descriptors": len(os.listdir("/proc/self/fd")),
-        "threads": len(os.listdir("/proc/self/task")),
-        "bytes": sum(p.stat().st_size for p in workdir.rglob("*") if p.is_file()),
-        "metrics": sum(p.stat().st_size for p in [workdir / "metrics.jsonl", *workdir.glob("tensorboard/*")]),
+        "threads": len([name for name in threads if name != "ts_pool_worker"]),  # TensorStore's pool fills as needed
+        "checkpoints": len(os.listdir(workdir / "checkpoints")),
+        "bytes": sum(p.stat().st_size for p in workdir.rglob("*") if p.is_file() and p not in grow),
     }
     with (workdir.parent / "samples.jsonl").open("a") as file:
         file.write(json.dumps(found) + "\n")

@@ -116,7 +116,7 @@ def _consistency():
     c.stop = 0  # first step without it again; 0 keeps it to the end
     c.anchor = "below"  # upper side anywhere below σ_tn (the theorem), or "above" it (the code of the paper)
     c.ramp_steps = 200  # from no weight to full weight
-    c.batch_fraction = 0.125  # every eighth row
+    c.batch_fraction = 0.0625  # every sixteenth row
     c.sigma_min = 0.05  # lowest level it reaches
     c.anneal = 0.6  # part of the remaining training over which it goes down there
     c.max_log_step = 0.5  # of ln σ between the two sides
@@ -136,7 +136,7 @@ def _refresh():
     c.start = 200  # first step with the term: the buffer is filled then
     c.stop = 0  # step from which on the draws and their weights stay as they are; 0 never
     c.capacity = 4096  # draws kept
-    c.every = 8  # steps from one refresh to the next
+    c.every = 16  # steps from one refresh to the next
     c.rows = 8  # draws replaced at each, the oldest first
     c.num_steps = 16  # of the reverse process from the data's noise down to sigma_min
     c.sigma_min = 0.05  # its last level; the term trains from half of it up to 1.1·σ_tn

@@ -70,8 +70,9 @@ def _descend(key, denoise, x_init, sigmas, step, seen):
         i, sigma, sigma_next = inputs
         return step(fold_in(key, i), denoise, x, sigma, sigma_next), seen(x, sigma)
 
-    count = jnp.arange(sigmas.shape[0] - 1)
-    return jax.lax.scan(body, x_init, (count, sigmas[:-1], sigmas[1:]))
+    steps = sigmas.shape[0] - 1
+    few = steps <= 4  # as of consistency, in every training step: on a CPU a convolution in a loop takes longer
+    return jax.lax.scan(body, x_init, (jnp.arange(steps), sigmas[:-1], sigmas[1:]), unroll=few)
 
 
 def _check_end(sigmas):

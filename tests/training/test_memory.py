@@ -175,3 +175,13 @@ def test_a_device_whose_memory_is_full_is_told_with_the_mends(config, tmp_path, 
     with pytest.raises(error, match=told) as raised:
         train(config, tmp_path)
     assert "Buffers" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("only_training")
+def test_memory_that_is_full_when_all_steps_are_done_is_no_matter_of_a_smaller_step(config, tmp_path, monkeypatch):
+    def write_results(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.")
+
+    monkeypatch.setattr(loop, "write_results", write_results)
+    with pytest.raises(InputError, match=r"Out of memory.\): all steps are saved: free it of other programs"):
+        train(config, tmp_path)

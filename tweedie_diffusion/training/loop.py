@@ -26,7 +26,7 @@ from tweedie_diffusion.training.durable import free_bytes
 from tweedie_diffusion.training.facts import check_facts, facts_of
 from tweedie_diffusion.training.guard import Diverged, Guard
 from tweedie_diffusion.training.health import NUM_IMAGES, data_warnings, health_warnings, held_out_health
-from tweedie_diffusion.training.memory import check_memory, noticing_full_memory
+from tweedie_diffusion.training.memory import check_memory, noticing_full_memory, smaller_step
 from tweedie_diffusion.training.metrics import Metrics
 from tweedie_diffusion.training.objective import log_normal_law, make_objective, renews_at, terms_at
 from tweedie_diffusion.training.patch_prior import check_patches, open_mixture
@@ -112,7 +112,7 @@ def train(
     check_workdir(workdir, config)
     with (
         noticing_loss(),
-        noticing_full_memory(config),
+        noticing_full_memory(lambda: smaller_step(config)),
         StopRequests(leave) as stops,
         contextlib.ExitStack() as held,
     ):
@@ -122,7 +122,11 @@ def train(
                 return False
             state = _first_state(run)
         state = _take_steps(run, state)
-        with stops.nothing_to_lose("stopped while the results were drawn: all steps are saved"):
+        again = "all steps are saved: free it of other programs, and the same command draws the results again"
+        with (
+            stops.nothing_to_lose("stopped while the results were drawn: all steps are saved"),
+            noticing_full_memory(lambda: again),
+        ):
             _show_results(run, state)
     return True
 

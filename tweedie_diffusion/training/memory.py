@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ def check_memory(
         )
 
 
+def smaller_step(config: Config) -> str:
+    """What to do about steps that do not fit after all."""
+    may = "A run that has begun may change training.shards and model.remat; the others need a new --workdir"
+    return f"use {mends(config)}. {may}"
+
+
 def mends(config: Config) -> str:
     """The settings of a run that need less memory than its own."""
     ways = ["a smaller training.batch_size", "training.accumulate"]
@@ -129,21 +136,18 @@ def mends(config: Config) -> str:
 
 
 @contextmanager
-def noticing_full_memory(config: Config):
+def noticing_full_memory(mend: Callable[[], str]):
     """Around what runs on the devices.
 
     Raises:
-        InputError: where that fails for want of memory, with the settings that need less.
+        InputError: where that fails for want of memory, with the mend.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
-        raise InputError(
-            f"the memory of a device is full ({str(error).strip().splitlines()[0]}): use {mends(config)}. A run "
-            "that has begun may change training.shards and model.remat; the others need a new --workdir"
-        ) from error
+        raise InputError(f"the memory of a device is full ({str(error).strip().splitlines()[0]}): {mend()}") from error
 
 
 def _any_mixture(model: Config, facts: DataFacts) -> PatchMixture:

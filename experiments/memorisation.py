@@ -39,6 +39,7 @@ def config_of(name: str) -> Config:
     config.training.steps = _STEPS.value
     config.training.save_every = SAVE_EVERY if name == "noisy" else _STEPS.value
     config.consistency.start = _STEPS.value // 2
+    config.consistency.batch_fraction = 0.125  # as measured
     if not config.data.sigma_tn:
         config.consistency.weight = 0.0
     return config

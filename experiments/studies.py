@@ -99,12 +99,13 @@ def _mixture_of(source):
 
 
 def _of_images():
-    """The digits' settings, with twice today's rows of consistency and renewals, as these tables were measured.
+    """The digits' settings, with as many rows and renewals as these tables were measured with.
 
-    On the digits that changes MSE/σ² by .002 at most (benchmarks/NOTES.md).
+    Today's half of them changes MSE/σ² on the digits by .0012 at most (benchmarks/NOTES.md).
     """
     config = digits_noisy.get_config()
     config.consistency.batch_fraction = 0.125
+    config.refresh.batch_fraction = 0.5
     config.refresh.every = 8
     return config
 

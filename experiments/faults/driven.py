@@ -8,6 +8,7 @@ WHAT is a JSON object:
     config       a config.json to take the settings from, instead of those of --config
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -45,20 +46,27 @@ def drive(what: dict) -> None:
 
 
 def _sample(step: int, workdir: Path) -> None:
-    """Write what the process holds now: in the midst between two saves, so that none is under way."""
+    """Write what the process holds now."""
     grow = {workdir / "metrics.jsonl", *workdir.glob("tensorboard/*"), *workdir.glob("checkpoints/**/*")}
-    threads = [Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in os.listdir("/proc/self/task")]
+    threads = [_name_of(thread) for thread in os.listdir("/proc/self/task")]
     found = {
         "step": step,
         "seconds": time.monotonic(),
         "memory": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE"),
         "descriptors": len(os.listdir("/proc/self/fd")),
-        "threads": len([name for name in threads if name != "ts_pool_worker"]),  # TensorStore's pool fills as needed
+        "threads": sum(name != "ts_pool_worker" for name in threads),  # TensorStore's pool fills as needed
         "checkpoints": len(os.listdir(workdir / "checkpoints")),
         "bytes": sum(p.stat().st_size for p in workdir.rglob("*") if p.is_file() and p not in grow),
     }
     with (workdir.parent / "samples.jsonl").open("a") as file:
         file.write(json.dumps(found) + "\n")
+
+
+def _name_of(thread: str) -> str:
+    """Of a thread of this process, which may have ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/self/task/{thread}/comm").read_text().strip()
+    return ""
 
 
 if __name__ == "__main__":

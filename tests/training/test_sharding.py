@@ -221,7 +221,7 @@ first = lambda: init_state(
     init_params(jax.random.key(0), network, config.model, facts), optimizer, first_buffer(config.refresh, facts.shape)
 )
 like = jax.eval_shape(first)
-shapes = dict(x_tn=(128, 8, 8, 2), sigma_tn=(128,), label=(128,))
+shapes = dict(x_tn=(256, 8, 8, 2), sigma_tn=(256,), label=(256,))
 batch = dict((n, jax.ShapeDtypeStruct(s, "int32" if n == "label" else "float32")) for n, s in shapes.items())
 make_denoise, terms = denoiser_maker(network, config.model, facts), dict(with_consistency=True, with_refresh=True)
 objective = make_objective(config, make_denoise, 0.5, mesh=mesh, **terms)
@@ -239,5 +239,5 @@ def test_every_term_of_a_u_net_is_split_as_the_batch_is_and_moves_no_image():
         [sys.executable, "-c", UNET], env=os.environ | flags, capture_output=True, text=True, check=True
     )
     rows, moves = json.loads(run.stdout)
-    assert rows == [2, 4, 16]  # of a device: an eighth of 16 consistency pairs, of 32 draws, of 128 images
+    assert rows == [2, 8, 32]  # of a device: an eighth of 16 consistency pairs, of 64 draws, of 256 images
     assert moves == ["all-reduce"]

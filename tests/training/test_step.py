@@ -128,12 +128,12 @@ from tweedie_diffusion.training.objective import make_objective
 from tweedie_diffusion.training.sharding import make_mesh
 from tweedie_diffusion.training.step import init_state, make_train_step
 config = default_config()
-config.training.batch_size = 16
+config.training.batch_size = 32
 oracle = gaussian_denoiser(0.0, 0.25)
 make = lambda params, **_: lambda x, sigma: params["w"] * oracle(x, sigma)
 objective = make_objective(config, make, 0.5, with_consistency=True)
-x = jax.random.normal(jax.random.key(5), (16, 2))
-batch = {"x_tn": x, "sigma_tn": jnp.full(16, 0.5), "label": jnp.zeros(16, int)}
+x = jax.random.normal(jax.random.key(5), (32, 2))
+batch = {"x_tn": x, "sigma_tn": jnp.full(32, 0.5), "label": jnp.zeros(32, int)}
 mesh = make_mesh()
 step = make_train_step(objective, optax.sgd(0.1), ema_decay=0.9, seed=0, mesh=mesh)
 state = init_state({"w": jnp.float32(0.5)}, optax.sgd(0.1))

@@ -71,8 +71,9 @@ def _descend(key, denoise, x_init, sigmas, step, seen):
         return step(fold_in(key, i), denoise, x, sigma, sigma_next), seen(x, sigma)
 
     steps = sigmas.shape[0] - 1
-    few = steps <= 4  # as of consistency, in every training step: on a CPU a convolution in a loop takes longer
-    return jax.lax.scan(body, x_init, (jnp.arange(steps), sigmas[:-1], sigmas[1:]), unroll=few)
+    # A convolution in a loop takes longer on a CPU; the few steps of a roll are in every training step.
+    unroll = steps <= 4 and jax.default_backend() == "cpu"
+    return jax.lax.scan(body, x_init, (jnp.arange(steps), sigmas[:-1], sigmas[1:]), unroll=unroll)
 
 
 def _check_end(sigmas):

@@ -177,7 +177,8 @@ def make_objective(
         loss, parts = ambient, {"ambient_loss": ambient}
 
         def share(rows):
-            """Every n-th row, cut within each device's part of the batch, so that the term is split as the batch is."""
+            """Every n-th row, one at least: cut within each device's part of the batch, so that the term is split as
+            the batch is, if n divides that part."""
             count = max(rows.shape[0] // every, 1)
             return rows[: count * every].reshape(count, -1, *rows.shape[1:])[:, 0]
 

@@ -143,7 +143,7 @@ def soak(scratch: Path) -> Outcome:
         more(column("descriptors")) == 0 or f"{more(column('descriptors'))} more descriptors",
         more(threads) < 1 or f"{more(threads):.1f} more threads",
         more(column("bytes")) == 0 or f"the disk grows by {more(column('bytes')):.0f} bytes",
-        saves.max() <= KEPT or f"{saves.max():.0f} checkpoints",
+        float(saves.max()) <= KEPT or f"{saves.max():.0f} checkpoints",
     ]
     word = f"{rate:.0f} steps/s, memory {memory.mean() / 2**20:.0f} MiB and {100 * grown:+.2f} %, "
     word += f"{column('descriptors').max():.0f} descriptors, {threads.max():.0f} threads"

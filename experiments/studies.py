@@ -118,19 +118,17 @@ def _digits(sigma_tn, path):
     return config
 
 
-def _from_file(config, sigma_tn, path):
+def _from_file(sigma_tn, path):
     if not path:
         raise InputError("this study needs its images: give --data=PATH of an .npz with train_images")
+    config = _digits(sigma_tn, path)
     config.data.source = path
-    config.data.sigma_tn = sigma_tn
-    config.consistency.sigma_min = sigma_tn / 5
-    config.refresh.sigma_min = sigma_tn / 10
     return config
 
 
 def _fashion(sigma_tn, path):
     """14×14, for two CPU cores."""
-    config = _from_file(_of_images(), sigma_tn, path)
+    config = _from_file(sigma_tn, path)
     config.data.image_size = 14
     config.model.patch_components = 64
     config.evaluation.num_images = 512
@@ -139,7 +137,7 @@ def _fashion(sigma_tn, path):
 
 def _cifar(sigma_tn, path):
     """Sized for two CPU cores; a larger network and more steps are settings away."""
-    config = _from_file(_of_images(), sigma_tn, path)
+    config = _from_file(sigma_tn, path)
     config.training.steps = 300
     config.consistency.start = config.refresh.start = 150
     config.consistency.ramp_steps = 50

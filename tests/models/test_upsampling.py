@@ -1,9 +1,9 @@
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
+from tweedie_diffusion.models.linear import Conv
 from tweedie_diffusion.models.upsampling import convolve_doubled, double
 
 
@@ -26,10 +26,10 @@ def test_a_doubled_image_is_convolved_as_scipy_convolves_it(rng, size):
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_a_layer_of_flax_takes_it_in_place_of_its_own(rng, dtype, rtol):
+def test_a_layer_takes_it_in_place_of_its_own(rng, dtype, rtol):
     x = rng.standard_normal((2, 4, 6, 8)).astype(np.float32)
-    plain = nn.Conv(5, (3, 3), dtype=dtype)
-    layer = plain.clone(conv_general_dilated=convolve_doubled)
+    plain = Conv(5, dtype)
+    layer = plain.clone(convolve=convolve_doubled)
     params = plain.init(jax.random.key(0), double(x))
     expected = plain.apply(params, double(x))
     np.testing.assert_allclose(layer.apply(params, x), expected, rtol=rtol, atol=rtol, strict=True)

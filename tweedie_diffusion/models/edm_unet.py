@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from tweedie_diffusion.models.linear import Conv, Dense, convolve
 from tweedie_diffusion.models.unet import KEPT, check_image_shape, groups, halve, rematerialised
 from tweedie_diffusion.models.upsampling import convolve_doubled, double
 
@@ -39,15 +40,14 @@ class Mapping(nn.Module):
 
     channels: int
     num_classes: int = 0
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, c_noise, labels=None):
-        dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=_initial(), name=name)
-        embedded = sines_first(c_noise, self.channels).astype(self.dtype)
+        dense = lambda width, name: nn.Dense(width, kernel_init=_initial(), name=name)
+        embedded = sines_first(c_noise, self.channels)
         if self.num_classes:
             labels = jnp.full(c_noise.shape, -1) if labels is None else labels
-            one_hot = jax.nn.one_hot(labels, self.num_classes, dtype=self.dtype)
+            one_hot = jax.nn.one_hot(labels, self.num_classes)
             embedded = embedded + dense(self.channels, "label")(one_hot * math.sqrt(self.num_classes))
         elif labels is not None:
             raise ValueError("labels were given to a network without classes: set num_classes")
@@ -73,17 +73,15 @@ class EDMBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, embedded, train: bool):
-        conv = lambda name, variance, **kw: nn.Conv(
-            self.channels, (3, 3), dtype=self.dtype, kernel_init=_initial(variance), name=name, **kw
-        )
+        conv = lambda name, variance, **kw: Conv(self.channels, self.dtype, _initial(variance), name=name, **kw)
         resample = self.resample or (lambda v: v)
         h = nn.silu(_norm(x, "norm0", self.dtype))
-        if self.resample is double:  # the convolution doubles, at less than half of the cost
-            h = conv("conv0", 1.0, conv_general_dilated=convolve_doubled)(h)
-        else:
-            h = conv("conv0", 1.0)(resample(h))
+        # A convolution that doubles costs less than half of doubling and convolving.
+        h, convolution = (h, convolve_doubled) if self.resample is double else (resample(h), convolve)
+        h = conv("conv0", 1.0, convolve=convolution)(h)
         h = checkpoint_name(h, KEPT)
-        h = h + self._dense(self.channels, "affine")(embedded)[:, None, None, :]
+        shift = nn.Dense(self.channels, kernel_init=_initial(), name="affine")(embedded)
+        h = (h.astype(jnp.float32) + shift[:, None, None, :]).astype(self.dtype)
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(_norm(h, "norm1", self.dtype)))
         h = checkpoint_name(conv("conv1", _TINY)(h), KEPT)
         skip = resample(x)
@@ -100,7 +98,7 @@ class EDMBlock(nn.Module):
         return self._dense(c, "proj", _TINY)(out.reshape(x.shape))
 
     def _dense(self, width, name, variance=1.0):
-        return nn.Dense(width, dtype=self.dtype, kernel_init=_initial(variance), name=name)
+        return Dense(width, self.dtype, _initial(variance), name=name)
 
 
 class EDMUNet(nn.Module):
@@ -113,7 +111,7 @@ class EDMUNet(nn.Module):
         attention_resolutions: image heights at which blocks attend; the first of the innermost always does.
         dropout: probability in every block.
         num_classes: 0, or the number of classes `labels` may name.
-        dtype: of the computation (float32 or bfloat16); parameters are float32.
+        dtype: of the images within (float32 or bfloat16); parameters, σ and sums over pixels are float32.
         remat: as of `UNet`.
         out_channels: C; 0 for as many as x has.
     """
@@ -132,17 +130,15 @@ class EDMUNet(nn.Module):
     def __call__(self, x, c_noise, labels=None, *, train: bool = False):
         check_image_shape(x.shape[1:], len(self.channel_multipliers))
         block_cls = rematerialised(EDMBlock) if self.remat else EDMBlock
-        embedded = Mapping(self.channels, self.num_classes, self.dtype, name="map")(c_noise, labels)
+        embedded = Mapping(self.channels, self.num_classes, name="map")(c_noise, labels)
 
         def block(h, channels, name, resample=None, attend=False):
             return block_cls(channels, resample, attend, self.dropout, self.dtype, name=name)(h, embedded, train)
 
-        conv = lambda channels, variance, name: nn.Conv(
-            channels, (3, 3), dtype=self.dtype, kernel_init=_initial(variance), name=name
-        )
+        conv = lambda channels, variance, name: Conv(channels, self.dtype, _initial(variance), name=name)
         attends = lambda h: h.shape[1] in self.attention_resolutions
         widths = [self.channels * m for m in self.channel_multipliers]
-        h = conv(self.channels, 1.0, "enc_0_conv")(x.astype(self.dtype))
+        h = conv(self.channels, 1.0, "enc_0_conv")(x)
         skips = [h]
         for level, width in enumerate(widths):
             if level:

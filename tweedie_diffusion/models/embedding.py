@@ -23,21 +23,21 @@ def sinusoids(c_noise: jax.Array, num_features: int) -> jax.Array:
 class ConditionEmbedding(nn.Module):
     """c_noise [B] and optional labels [B] -> one vector [B, num_features] that every block reads.
 
+    Float32, whatever the network's dtype: 8 bits of bfloat16 would blur σ.
+
     Label `num_classes` (one past the last) means "no class"; absent labels read as that.
     """
 
     num_features: int
     num_classes: int = 0
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, c_noise: jax.Array, labels: jax.Array | None = None) -> jax.Array:
-        features = sinusoids(c_noise, self.num_features).astype(self.dtype)
-        embedded = nn.Dense(self.num_features, dtype=self.dtype)(features)
+        embedded = nn.Dense(self.num_features)(sinusoids(c_noise, self.num_features))
         if self.num_classes:
             no_class = jnp.full(c_noise.shape, self.num_classes)
-            table = nn.Embed(self.num_classes + 1, self.num_features, dtype=self.dtype)
+            table = nn.Embed(self.num_classes + 1, self.num_features)
             embedded = embedded + table(no_class if labels is None else labels)
         elif labels is not None:
             raise ValueError("labels were given to a network without classes: set num_classes")
-        return nn.silu(nn.Dense(self.num_features, dtype=self.dtype)(nn.silu(embedded)))
+        return nn.silu(nn.Dense(self.num_features)(nn.silu(embedded)))

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from tweedie_diffusion.models.embedding import ConditionEmbedding
+from tweedie_diffusion.models.linear import Dense
 
 
 class MLP(nn.Module):
@@ -35,19 +36,17 @@ class MLP(nn.Module):
     def __call__(self, x, c_noise, labels=None, *, train: bool = False) -> jax.Array:
         if x.ndim != 2:
             raise ValueError(f"MLP takes vectors [B, D] (got shape {x.shape}): use the U-Net for images")
-        embedded = ConditionEmbedding(self.width, self.num_classes, self.dtype)(c_noise, labels)
+        embedded = ConditionEmbedding(self.width, self.num_classes)(c_noise, labels)
         features = x
         if self.fourier_features:
             shape = (x.shape[-1], self.fourier_features)
             angles = x @ (self.fourier_scale * jax.random.normal(jax.random.key(0), shape))
             features = jnp.concatenate([x, jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        h = nn.Dense(self.width, dtype=self.dtype)(features.astype(self.dtype))
+        h = Dense(self.width, self.dtype)(features)
         for _ in range(self.depth):
-            scale = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.zeros)(embedded)
-            shift = nn.Dense(self.width, dtype=self.dtype)(embedded)
+            scale = Dense(self.width, self.dtype, nn.initializers.zeros)(embedded)
+            shift = Dense(self.width, self.dtype)(embedded)
             normal = nn.LayerNorm(dtype=self.dtype)(h) * (1 + scale)
-            h = h + nn.Dense(self.width, dtype=self.dtype)(nn.silu(normal + shift))
-        out = nn.Dense(self.out_features or x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros)(
-            nn.silu(h)
-        )
+            h = h + Dense(self.width, self.dtype)(nn.silu(normal + shift))
+        out = Dense(self.out_features or x.shape[-1], self.dtype, nn.initializers.zeros)(nn.silu(h))
         return out.astype(x.dtype)

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tweedie_diffusion.models.embedding import ConditionEmbedding
-from tweedie_diffusion.models.normalization import GroupNorm
+from tweedie_diffusion.models.linear import Conv, Dense, channels_of, convolve
+from tweedie_diffusion.models.normalization import GroupNorm, affine_silu
 from tweedie_diffusion.models.upsampling import convolve_doubled, double
 
 KEPT = "convolution"  # what remat keeps of a block
+HALF = math.sqrt(0.5)  # the sum of two images has the variance of one
 _zeros = nn.initializers.zeros
 
 
@@ -40,10 +42,10 @@ class Attention(nn.Module):
         b, height, width, c = x.shape
         heads = max(n for n in range(1, max(c // self.channels_per_head, 1) + 1) if c % n == 0)
         h = GroupNorm(groups(c), self.dtype)(x).reshape(b, height * width, c)
-        qkv = nn.Dense(3 * c, dtype=self.dtype)(h).reshape(b, height * width, 3, heads, c // heads)
+        qkv = Dense(3 * c, self.dtype)(h).reshape(b, height * width, 3, heads, c // heads)
         out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        out = nn.Dense(c, dtype=self.dtype, kernel_init=_zeros)(out.reshape(b, height * width, c))
-        return (x + out.reshape(x.shape)) * math.sqrt(0.5)
+        out = Dense(c, self.dtype, _zeros, HALF)(out.reshape(b, height * width, c))
+        return out.reshape(x.shape) + HALF * x
 
 
 class Block(nn.Module):
@@ -63,23 +65,24 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, embedded, train: bool):
-        conv = lambda name, **kw: nn.Conv(self.channels, (3, 3), dtype=self.dtype, name=name, **kw)
+    def __call__(self, parts, embedded, train: bool):
+        """Of an image in parts [B, H, W, C_i], embedded [B, E] -> [B, H', W', channels]."""
+        channels = channels_of(parts)
         kept = lambda v: checkpoint_name(v, KEPT)
         resample = self.resample or (lambda v: v)
-        h = nn.silu(GroupNorm(groups(x.shape[-1]), self.dtype, name="norm_in")(x))
-        if self.resample is double:  # the convolution doubles, at less than half of the cost
-            h = kept(conv("conv_in", conv_general_dilated=convolve_doubled)(h))
+        h = GroupNorm(groups(channels), self.dtype, affine_silu, name="norm_in")(*parts)
+        # A convolution that doubles costs less than half of doubling and convolving.
+        h, convolution = (h, convolve_doubled) if self.resample is double else (resample(h), convolve)
+        h = kept(Conv(self.channels, self.dtype, convolve=convolution, name="conv_in")(h))
+        scale, shift = jnp.split(Dense(2 * self.channels, name="modulation")(embedded), 2, axis=-1)
+        h = GroupNorm(groups(self.channels), self.dtype, affine_silu, name="norm_out")(h, scale=scale, shift=shift)
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = kept(Conv(self.channels, self.dtype, _zeros, HALF, name="conv_out")(h))
+        skip = [resample(part) for part in parts]
+        if channels == self.channels and len(skip) == 1:
+            h = h + HALF * skip[0]
         else:
-            h = kept(conv("conv_in")(resample(h)))
-        modulation = nn.Dense(2 * self.channels, dtype=self.dtype, name="modulation")(embedded)
-        h = GroupNorm(groups(self.channels), self.dtype, name="norm_out")(h, *jnp.split(modulation, 2, axis=-1))
-        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
-        h = kept(conv("conv_out", kernel_init=_zeros)(h))
-        skip = resample(x)
-        if skip.shape[-1] != self.channels:
-            skip = nn.Dense(self.channels, dtype=self.dtype, name="skip")(skip)
-        h = (h + skip) * math.sqrt(0.5)
+            h = h + Dense(self.channels, self.dtype, gain=HALF, name="skip")(*skip)
         return Attention(dtype=self.dtype, name="attention")(h) if self.attend else h
 
 
@@ -99,7 +102,7 @@ class UNet(nn.Module):
         attention_resolutions: image heights at which blocks attend; the innermost always does when non-empty.
         dropout: probability in every block.
         num_classes: 0, or the number of classes `labels` may name.
-        dtype: of the computation (float32 or bfloat16); parameters are float32.
+        dtype: of the images within (float32 or bfloat16); parameters, σ and all sums over pixels are float32.
         remat: keep only what convolutions give, and compute the rest of each block again in the backward pass: a fifth
             of the memory, without another convolution.
         out_channels: C; 0 for as many as x has.
@@ -120,35 +123,31 @@ class UNet(nn.Module):
         check_image_shape(x.shape[1:], len(self.channel_multipliers))
         block_cls = rematerialised(Block) if self.remat else Block
 
-        def block(h, channels, name, resample=None, attend=None):
-            attend = resample is None and h.shape[1] in self.attention_resolutions if attend is None else attend
-            return block_cls(channels, resample, attend, self.dropout, self.dtype, name=name)(h, embedded, train)
+        def block(parts, channels, name, resample=None, attend=None):
+            attend = resample is None and parts[0].shape[1] in self.attention_resolutions if attend is None else attend
+            return block_cls(channels, resample, attend, self.dropout, self.dtype, name=name)(parts, embedded, train)
 
-        embedded = ConditionEmbedding(4 * self.channels, self.num_classes, self.dtype, name="condition")(
-            c_noise, labels
-        )
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_in")(x.astype(self.dtype))
+        embedded = ConditionEmbedding(4 * self.channels, self.num_classes, name="condition")(c_noise, labels)
+        h = Conv(self.channels, self.dtype, name="conv_in")(x)
         skips = [h]
         widths = [self.channels * m for m in self.channel_multipliers]
         for level, width in enumerate(widths):
             if level:
-                h = block(h, h.shape[-1], f"down_{level}_halve", halve)
+                h = block([h], h.shape[-1], f"down_{level}_halve", halve)
                 skips.append(h)
             for i in range(self.blocks_per_resolution):
-                h = block(h, width, f"down_{level}_{i}")
+                h = block([h], width, f"down_{level}_{i}")
                 skips.append(h)
-        h = block(h, widths[-1], "middle_0", attend=bool(self.attention_resolutions))
-        h = block(h, widths[-1], "middle_1", attend=False)
+        h = block([h], widths[-1], "middle_0", attend=bool(self.attention_resolutions))
+        h = block([h], widths[-1], "middle_1", attend=False)
         for level, width in reversed(list(enumerate(widths))):
             for i in range(self.blocks_per_resolution + 1):
                 attend = None if i == self.blocks_per_resolution else False  # as in EDM, once a resolution going up
-                h = block(jnp.concatenate([h, skips.pop()], axis=-1), width, f"up_{level}_{i}", attend=attend)
+                h = block([h, skips.pop()], width, f"up_{level}_{i}", attend=attend)
             if level:
-                h = block(h, width, f"up_{level}_double", double)
-        h = nn.silu(GroupNorm(groups(h.shape[-1]), self.dtype, name="norm_out")(h))
-        out = nn.Conv(self.out_channels or x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=_zeros, name="conv_out")(
-            h
-        )
+                h = block([h], width, f"up_{level}_double", double)
+        h = GroupNorm(groups(h.shape[-1]), self.dtype, affine_silu, name="norm_out")(h)
+        out = Conv(self.out_channels or x.shape[-1], self.dtype, _zeros, name="conv_out")(h)
         return out.astype(x.dtype)
 
 

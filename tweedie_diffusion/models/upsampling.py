@@ -9,7 +9,7 @@ def double(x: jax.Array) -> jax.Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def convolve_doubled(x: jax.Array, kernel: jax.Array, *_, precision=None, **__) -> jax.Array:
+def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution of double(x) with a 3×3 kernel, zeros around it, as four of x with 2×2: 4/9 of the products.
 
     Of three pixels in a row, two are copies of one, so that their taps are added first: the last two for an even pixel,
@@ -18,17 +18,15 @@ def convolve_doubled(x: jax.Array, kernel: jax.Array, *_, precision=None, **__) 
     Args:
         x: [B, H, W, C].
         kernel: [3, 3, C, C'].
-        precision: as of `jax.lax.conv_general_dilated`.
-        _, __: strides, padding and so on, which `nn.Conv` passes to what it calls: ignored.
 
     Returns:
         [B, 2H, 2W, C'].
     """
-    layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": precision}
+    layout = ("NHWC", "HWIO", "NHWC")
     rows = []
     for taps, vertical in _even_and_odd(kernel, 0):
         row = [
-            jax.lax.conv_general_dilated(x, block, (1, 1), (vertical, horizontal), **layout)
+            jax.lax.conv_general_dilated(x, block, (1, 1), (vertical, horizontal), dimension_numbers=layout)
             for block, horizontal in _even_and_odd(taps, 1)
         ]
         rows.append(jnp.stack(row, axis=3))

@@ -63,6 +63,30 @@ UNCOUNTED = (
 )
 
 
+def our_step(row: Row, *, dtype: str, mesh) -> tuple[Any, Callable[[], Any], dict[str, Any]]:
+    """(train step, function that makes its state, shapes of a batch). Nothing is computed."""
+    import jax
+
+    from tweedie_diffusion.data.scaling import Scaling
+    from tweedie_diffusion.training.config import default_config
+    from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
+    from tweedie_diffusion.training.facts import DataFacts
+    from tweedie_diffusion.training.objective import make_objective
+    from tweedie_diffusion.training.step import init_state, make_optimizer, make_train_step
+
+    config = default_config()
+    config.model.update(row.ours)
+    config.model.dtype = dtype
+    shape, array = (row.resolution, row.resolution, CHANNELS), jax.ShapeDtypeStruct
+    facts = DataFacts(shape, 0.5, 0.2, 0.2, 0, Scaling(-1.0, 1.0, "float32"), 1000, 100)
+    optimizer, network = make_optimizer(config.training), build_network(config.model, facts)
+    objective = make_objective(config, denoiser_maker(network, config.model, facts), facts.sigma_data)
+    first_state = lambda: init_state(init_params(jax.random.key(0), network, config.model, facts), optimizer)
+    rows = {"x_tn": array((row.batch, *shape), "float32"), "sigma_tn": array((row.batch,), "float32")}
+    step = make_train_step(objective, optimizer, ema_decay=EMA_DECAY, seed=0, mesh=mesh)
+    return step, first_state, rows | {"label": array((row.batch,), "int32")}
+
+
 def ours(row: Row, device: str) -> tuple[dict[str, Any], Callable[[], None], Callable[[], None], Callable[[], int]]:
     """(what was built, take a step, wait for all of them, peak bytes of the device)."""
     import jax
@@ -70,32 +94,19 @@ def ours(row: Row, device: str) -> tuple[dict[str, Any], Callable[[], None], Cal
     from jax.sharding import NamedSharding, PartitionSpec
 
     from experiments.benchmarks.flops import matrix_flops
-    from tweedie_diffusion.data.scaling import Scaling
-    from tweedie_diffusion.training.config import default_config
-    from tweedie_diffusion.training.denoiser import build_network, denoiser_maker, init_params
-    from tweedie_diffusion.training.facts import DataFacts
-    from tweedie_diffusion.training.objective import make_objective
     from tweedie_diffusion.training.processes import place
     from tweedie_diffusion.training.sharding import make_mesh
-    from tweedie_diffusion.training.step import init_state, make_optimizer, make_train_step
 
-    config = default_config()
-    config.model.update(row.ours)
-    config.model.dtype = "float32" if device == "cpu" else "bfloat16"
-    shape = (row.resolution, row.resolution, CHANNELS)
-    facts, mesh = DataFacts(shape, 0.5, 0.2, 0.2, 0, Scaling(-1.0, 1.0, "float32"), 1000, 100), make_mesh()
-    optimizer, network = make_optimizer(config.training), build_network(config.model, facts)
-    objective = make_objective(config, denoiser_maker(network, config.model, facts), facts.sigma_data)
-    params = init_params(jax.random.key(0), network, config.model, facts)
-    state = place(init_state(params, optimizer), NamedSharding(mesh, PartitionSpec()))
+    mesh = make_mesh()
+    step, first_state, shapes = our_step(row, dtype="float32" if device == "cpu" else "bfloat16", mesh=mesh)
+    state = place(first_state(), NamedSharding(mesh, PartitionSpec()))
     split = NamedSharding(mesh, PartitionSpec("data"))
-    rows = {"x_tn": np.random.default_rng(0).uniform(-1, 1, (row.batch, *shape)).astype(np.float32)}
+    rows = {"x_tn": np.random.default_rng(0).uniform(-1, 1, shapes["x_tn"].shape).astype(np.float32)}
     rows |= {"sigma_tn": np.full(row.batch, 0.2, np.float32), "label": np.full(row.batch, -1, np.int32)}
-    step = make_train_step(objective, optimizer, ema_decay=EMA_DECAY, seed=0, mesh=mesh)
     begun = time.perf_counter()
     compiled = step.lower(state, rows).compile()
     about = {
-        "parameters": sum(x.size for x in jax.tree.leaves(params)),
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "flops": matrix_flops(step, state, rows),
         "seconds to compile": time.perf_counter() - begun,
         "device": jax.devices()[0].device_kind,

@@ -1,5 +1,7 @@
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from experiments.benchmarks.largest import largest_batch
 from experiments.benchmarks.logged import intervals
 from experiments.benchmarks.network_calls import network_calls
 from experiments.benchmarks.starts import compiled_of, phases_of
+from experiments.benchmarks.traffic import bytes_of, kernels
 from experiments.benchmarks.turns import in_turns, ratio
 from experiments.benchmarks.untrained import mixture_like
 from tweedie_diffusion.diffusion.reverse_steps import REVERSE_STEPS
@@ -85,3 +88,37 @@ def test_the_mixture_of_no_data_is_white():
     x_t = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 5, 6, 1)).astype(np.float32)
     x0_hat = patch_denoiser(mixture_like(model, (5, 6, 1)))(x_t, np.full(2, 0.5, np.float32))
     np.testing.assert_allclose(x0_hat, x_t / (1 + 0.5**2), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("type_", "count"),
+    [("f32[2,3]{1,0}", 24), ("(bf16[4]{0}, pred[], s8[5]{0:T(128)})", 14), ("token[]", 0)],
+)
+def test_bytes_of_a_type_of_xla(type_, count):
+    assert bytes_of(type_) == count
+
+
+def test_a_compiled_program_reads_its_operands_and_writes_its_results():
+    x, y = jnp.zeros((100, 10)), jnp.zeros((10, 50))
+    compiled = jax.jit(lambda x, y: (jnp.sin(x) + 1, jnp.dot(x, y))).lower(x, y).compile()
+    assert sum(kernel.bytes for kernel in kernels(compiled.as_text())) == 4 * (2 * 1000 + 1000 + 500 + 100 * 50)
+
+
+def test_of_what_a_fusion_slices_the_slices_are_read():
+    hlo = """
+%fused (p.0: f32[8], p.1: f32[2]) -> f32[2] {
+  %p.0 = f32[8]{0} parameter(0)
+  %cast = bf16[8]{0} convert(%p.0)
+  %first = bf16[2]{0} slice(%cast), slice={[0:2]}
+  %p.1 = f32[2]{0} parameter(1)
+  ROOT %sum = f32[2]{0} add(%first, %p.1)
+}
+
+ENTRY %main (a: f32[8], b: f32[2]) -> f32[2] {
+  %a = f32[8]{0} parameter(0)
+  %b = f32[2]{0} parameter(1)
+  %theirs = f32[2]{0} custom-call(%b), custom_call_target="cudnn", metadata={op_name="conv"}
+  ROOT %ours = f32[2]{0} fusion(%a, %theirs), kind=kLoop, calls=%fused, metadata={op_name="add"}
+}
+"""
+    assert kernels(hlo) == [("theirs", 16, "cudnn", "conv"), ("ours", 8 + 8 + 8, "", "add")]

@@ -14,7 +14,9 @@ def params_of(rng, *kernel):
 def test_an_image_in_parts_is_mapped_as_a_whole(rng):
     x, own = rng.normal(size=(2, 3, 5, 6)), params_of(rng, 6, 4)
     got = Dense(4, gain=0.5).apply({"params": own}, *map(jnp.float32, (x[..., :1], x[..., 1:4], x[..., 4:])))
-    np.testing.assert_allclose(got, 0.5 * (x @ np.asarray(own["kernel"]) + np.asarray(own["bias"])), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        got, 0.5 * (x @ np.asarray(own["kernel"]) + np.asarray(own["bias"])), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_a_convolution_is_that_of_flax(rng):

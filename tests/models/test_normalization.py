@@ -5,7 +5,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy.special import expit
 
-from tweedie_diffusion.models.normalization import GroupNorm, affine, affine_silu
+from tweedie_diffusion.models.normalization import GroupNorm, affine, affine_silu, summed_by_product, summed_by_shape
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -33,6 +33,13 @@ def test_an_image_in_parts_is_normalised_as_a_whole(rng, last):
     own = {"params": {"scale": rng.normal(size=8), "bias": rng.normal(size=8)}}
     got = norm.apply(own, x[..., :1], x[..., 1:3], x[..., 3:])
     np.testing.assert_allclose(got, norm.apply(own, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("summed", [summed_by_product, summed_by_shape])
+def test_channels_are_summed_in_groups(rng, summed):
+    v = np.float32(rng.normal(size=(3, 8)))
+    expected = np.repeat(v.reshape(3, 2, 4).sum(-1), 4, axis=-1)
+    np.testing.assert_allclose(summed(2, jnp.asarray(v)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_silu_follows_the_affine_map(rng):

@@ -91,19 +91,31 @@ class GroupNorm(nn.Module):
 
 def _moments(parts: Sequence[jax.Array], num_groups: int) -> tuple[jax.Array, jax.Array]:
     """Mean and variance of the group of each channel: [B, C] each."""
-    channels, size = channels_of(parts), math.prod(parts[0].shape[1:-1])
-    # [C, G]: products, unlike a gather, are not done again for each pixel; made here, as a constant would be kept.
-    member = jnp.arange(channels)[:, None] // (channels // num_groups) == jnp.arange(num_groups)[None]
-    member = member.astype(jnp.float32)
-    product = partial(jnp.matmul, precision="highest")
-    of_groups = lambda sums: product(product(sums, member), member.T) / (size * channels // num_groups)
-    sums = jax.lax.optimization_barrier([_sums(part) for part in parts])  # else a part is read once for each of them
-    x, squares = (jnp.concatenate(each, axis=-1) for each in zip(*sums, strict=True))
-    mean = of_groups(x)
-    return mean, of_groups(squares) - jnp.square(mean)
+    count = math.prod(parts[0].shape[1:-1]) * channels_of(parts) // num_groups
+    of_parts = jax.lax.optimization_barrier([_sums(part) for part in parts])  # else each is read once for each sum
+    sums, squares = (jnp.concatenate(each, axis=-1) for each in zip(*of_parts, strict=True))
+    in_groups = lambda v: jax.lax.platform_dependent(
+        v, cpu=partial(summed_by_product, num_groups), default=partial(summed_by_shape, num_groups)
+    )
+    mean = in_groups(sums) / count
+    return mean, in_groups(squares) / count - jnp.square(mean)
 
 
 def _sums(x):
     """Of the pixels of x, and of their squares: [B, C] each."""
     pixels, x = tuple(range(1, x.ndim - 1)), x.astype(jnp.float32)
     return jnp.sum(x, axis=pixels), jnp.sum(jnp.square(x), axis=pixels)
+
+
+def summed_by_shape(num_groups: int, v: jax.Array) -> jax.Array:
+    """For each channel of v [B, C] the sum of its group."""
+    grouped = v.reshape(len(v), num_groups, -1)
+    return jnp.broadcast_to(jnp.sum(grouped, axis=-1, keepdims=True), grouped.shape).reshape(v.shape)
+
+
+def summed_by_product(num_groups: int, v: jax.Array) -> jax.Array:
+    """The same, which XLA for a CPU does not fuse into the loops over pixels, to do it again for each of them."""
+    channels = v.shape[-1]
+    member = jnp.arange(channels)[:, None] // (channels // num_groups) == jnp.arange(num_groups)[None]
+    member = member.astype(jnp.float32)  # [C, G], made here: as a constant it would be kept
+    return jnp.matmul(jnp.matmul(v, member, precision="highest"), member.T, precision="highest")

@@ -54,12 +54,12 @@ def test_the_derivatives_of_silu_after_an_affine_map_are_those_of_differences(rn
     check_grads(affine_silu, (x, *factors), order=2, modes=[modes], atol=0.05, rtol=0.05, eps=1e-2)
 
 
-def test_where_it_is_fast_the_slope_is_worked_out_twice(rng):
+def test_on_a_gpu_the_slope_is_worked_out_twice():
     lowered = jax.jit(jax.grad(lambda *a: jnp.sum(affine_silu(*a)), (0, 1, 2))).trace(
         jnp.ones((2, 3, 4)), jnp.ones((2, 4)), jnp.ones((2, 4))
     )
     apart = {p: "optimization_barrier" in lowered.lower(lowering_platforms=(p,)).as_text() for p in PLATFORMS}
-    assert apart == {"cpu": False, "cuda": True, "tpu": True}
+    assert apart == {"cpu": False, "cuda": True, "tpu": False}
 
 
 def test_a_constant_image_becomes_the_bias():

@@ -5,8 +5,10 @@ import re
 from typing import NamedTuple
 
 NOT_RUN = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier"}
-_ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+)\[([\d,]*)\]")
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][a-z\-]*)\((.*)$")
+NOT_FOLLOWED = {"while", "conditional", "call"}
+SLICES = {"slice", "dynamic-slice"}
+_ARRAY = re.compile(r"\b(pred|bf16|f8\w+|[sufc]\d+)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][a-z\d\-]*)\((.*)$")
 _NAME = re.compile(r"%([\w.\-]+)")
 
 
@@ -34,16 +36,24 @@ class _Line(NamedTuple):
 
 
 def kernels(hlo: str) -> list[Kernel]:
-    """Of the entry of a compiled module, in the order of its text. What is called within one is not counted again."""
+    """Of the entry of a compiled module, in the order of its text.
+
+    Raises:
+        ValueError: if it has loops or branches, whose work is that of what they call.
+    """
     bodies = _bodies(hlo)
     entry, found = bodies[""], []
     for name, line in entry.items():
-        if line.operation in NOT_RUN:
+        if line.operation in NOT_FOLLOWED:
+            raise ValueError(f"the program has a {line.operation}, {name}: kernels within it are not counted")
+        if line.operation in NOT_RUN or line.operation.endswith(("-done", "-update")):
             continue
-        reads = [bytes_of(entry[operand].type) if operand in entry else 0 for operand in line.operands]
+        reads = [bytes_of(entry[operand].type) for operand in line.operands]
         if line.operation == "fusion":
             body = bodies[_said(r"calls=%([\w.\-]+)", line)]
             reads = [size * _share_read(body, i) for i, size in enumerate(reads)]
+        elif line.operation.endswith("-start"):  # its result has its operands beside what it will write
+            reads = []
         library, source = _said('custom_call_target="([^"]*)"', line), _said('op_name="([^"]*)"', line)
         found.append(Kernel(name, bytes_of(line.type) + round(sum(reads)), library, source))
     return found
@@ -51,7 +61,7 @@ def kernels(hlo: str) -> list[Kernel]:
 
 def bytes_of(type_: str) -> int:
     """Of an array, or a tuple of them: "f32[2,3]{1,0}" has 24."""
-    bits = lambda kind: 8 if kind == "pred" else int(re.sub(r"\D", "", kind))
+    bits = lambda kind: 8 if kind == "pred" else int(re.findall(r"\d+", kind)[0])
     return sum(bits(kind) * count for kind, count in _arrays(type_)) // 8
 
 
@@ -86,11 +96,12 @@ def _share_read(body: dict[str, _Line], parameter: int) -> float:
 def _share_used(body, name) -> float:
     """Less than 1 where only slices are taken of it, or of what it is cast or renamed to."""
     uses = {user: line for user, line in body.items() if name in line.operands}
-    if not uses or any(line.operation not in ("slice", "convert", "bitcast") for line in uses.values()):
+    sliced = lambda line: line.operation in SLICES and line.operands[0] == name
+    if not uses or not all(sliced(line) or line.operation in ("convert", "bitcast") for line in uses.values()):
         return 1.0
     elements = lambda line: sum(count for _, count in _arrays(line.type))
     shares = (
-        elements(line) / elements(body[name]) if line.operation == "slice" else _share_used(body, user)
+        elements(line) / elements(body[name]) if sliced(line) else _share_used(body, user)
         for user, line in uses.items()
     )
     return min(1.0, sum(shares))

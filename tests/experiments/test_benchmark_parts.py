@@ -92,7 +92,7 @@ def test_the_mixture_of_no_data_is_white():
 
 @pytest.mark.parametrize(
     ("type_", "count"),
-    [("f32[2,3]{1,0}", 24), ("(bf16[4]{0}, pred[], s8[5]{0:T(128)})", 14), ("token[]", 0)],
+    [("f32[2,3]{1,0}", 24), ("(bf16[4]{0}, pred[], s8[5]{0:T(128)})", 14), ("f8e4m3fn[6]", 6), ("token[]", 0)],
 )
 def test_bytes_of_a_type_of_xla(type_, count):
     assert bytes_of(type_) == count
@@ -122,3 +122,20 @@ ENTRY %main (a: f32[8], b: f32[2]) -> f32[2] {
 }
 """
     assert kernels(hlo) == [("theirs", 16, "cudnn", "conv"), ("ours", 8 + 8 + 8, "", "add")]
+
+
+def test_what_is_started_and_awaited_counts_once():
+    hlo = """
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %begun = (f32[8]{0}, f32[8]{0}) copy-start(%a)
+  ROOT %done = f32[8]{0} copy-done(%begun)
+}
+"""
+    assert [kernel.bytes for kernel in kernels(hlo)] == [2 * 32]
+
+
+def test_loops_are_refused():
+    compiled = jax.jit(lambda x: jax.lax.fori_loop(0, 50, lambda _, x: jnp.sin(x @ x), x)).lower(jnp.eye(10)).compile()
+    with pytest.raises(ValueError, match="the program has a while"):
+        kernels(compiled.as_text())

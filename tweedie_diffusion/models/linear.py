@@ -15,7 +15,7 @@ _lecun = nn.initializers.lecun_normal()
 
 
 def channels_of(parts: Sequence[jax.Array]) -> int:
-    """Of an image whose parts are [..., C_i]."""
+    """ΣC_i of parts [..., C_i] of an image."""
     return sum(part.shape[-1] for part in parts)
 
 
@@ -46,7 +46,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, *parts: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (channels_of(parts), self.features))
+        kernel = self.param("kernel", self.kernel_init, (channels_of(parts), self.features), jnp.float32)
         kernels = cut_as(parts, (self.gain * kernel).astype(self.dtype), axis=0)
         first, *others = [part.astype(self.dtype) @ k for part, k in zip(parts, kernels, strict=True)]
         return _with_bias(self, sum(others, first))
@@ -71,10 +71,10 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features), jnp.float32)
         return _with_bias(self, self.convolve(x.astype(self.dtype), (self.gain * kernel).astype(self.dtype)))
 
 
 def _with_bias(layer, y):
-    bias = layer.gain * layer.param("bias", nn.initializers.zeros, (layer.features,))
+    bias = layer.gain * layer.param("bias", nn.initializers.zeros, (layer.features,), jnp.float32)
     return y + jnp.broadcast_to(bias, y.shape).astype(layer.dtype)  # in this order, its gradient is cast, then summed

@@ -46,7 +46,7 @@ def _slope(*primals):
 
 
 def _apart(*values):
-    """The values, for XLA on a GPU others: what is worked out from both is worked out twice. A CPU is slow at that."""
+    """The values, for XLA on CUDA others: what is worked out from both is worked out twice. A CPU is slow at that."""
     others = lambda *v: tuple(jax.lax.optimization_barrier(v))
     return jax.lax.platform_dependent(*values, cuda=others, default=lambda *v: v)
 
@@ -56,7 +56,7 @@ class GroupNorm(nn.Module):
 
     Both are sums over pixels of each channel, put together for its group, and all factors are gathered in one scale and
     one shift of each channel of each image before they meet the image: it is read twice and written once, and the
-    backward pass keeps nothing but x. Parameters are those of `flax.linen.GroupNorm`.
+    backward pass, once compiled, keeps nothing but x. Parameters are those of `flax.linen.GroupNorm`.
 
     Attributes:
         num_groups: that share the channels.

@@ -17,7 +17,7 @@ from tweedie_diffusion.models.normalization import GroupNorm, affine_silu
 from tweedie_diffusion.models.upsampling import convolve_doubled, double
 
 KEPT = "convolution"  # what remat keeps of a block
-HALF = math.sqrt(0.5)  # the sum of two images has the variance of one
+ROOT_HALF = math.sqrt(0.5)  # the sum of two images has the variance of one
 _zeros = nn.initializers.zeros
 
 
@@ -44,8 +44,8 @@ class Attention(nn.Module):
         h = GroupNorm(groups(c), self.dtype)(x).reshape(b, height * width, c)
         qkv = Dense(3 * c, self.dtype)(h).reshape(b, height * width, 3, heads, c // heads)
         out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        out = Dense(c, self.dtype, _zeros, HALF)(out.reshape(b, height * width, c))
-        return out.reshape(x.shape) + HALF * x
+        out = Dense(c, self.dtype, _zeros, ROOT_HALF)(out.reshape(b, height * width, c))
+        return out.reshape(x.shape) + ROOT_HALF * x
 
 
 class Block(nn.Module):
@@ -77,12 +77,12 @@ class Block(nn.Module):
         scale, shift = jnp.split(Dense(2 * self.channels, name="modulation")(embedded), 2, axis=-1)
         h = GroupNorm(groups(self.channels), self.dtype, affine_silu, name="norm_out")(h, scale=scale, shift=shift)
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = kept(Conv(self.channels, self.dtype, _zeros, HALF, name="conv_out")(h))
+        h = kept(Conv(self.channels, self.dtype, _zeros, ROOT_HALF, name="conv_out")(h))
         skip = [resample(part) for part in parts]
         if channels == self.channels and len(skip) == 1:
-            h = h + HALF * skip[0]
+            h = h + ROOT_HALF * skip[0]
         else:
-            h = h + Dense(self.channels, self.dtype, gain=HALF, name="skip")(*skip)
+            h = h + Dense(self.channels, self.dtype, gain=ROOT_HALF, name="skip")(*skip)
         return Attention(dtype=self.dtype, name="attention")(h) if self.attend else h
 
 

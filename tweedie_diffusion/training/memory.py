@@ -23,7 +23,8 @@ from tweedie_diffusion.training.sharding import own_shapes
 from tweedie_diffusion.training.step import TrainState
 
 LEAST = (
-    0.15  # of gradients and `kept` that XLA needs at once: .59 to 1.6 as it comes, .16 if all it can is computed again
+    0.15  # of gradients and `kept` that XLA needs at once: on a CPU .59 to 1.6, .16 if all it can is computed again;
+    # compiled for an H100 (experiments.benchmarks.ahead, 123M-64) .22
 )
 
 

@@ -50,7 +50,7 @@ class Target(NamedTuple):
     bandwidth: float  # bytes a second
     options: dict[str, Any]
     environment: dict[str, str]
-    needs: str
+    install: str
 
 
 TARGETS = {
@@ -93,7 +93,7 @@ def described_device(target: Target) -> Any:
     try:
         return topologies.get_topology_desc(**target.described).devices[0]
     except (RuntimeError, NotImplementedError) as error:
-        raise InputError(f"nothing here compiles for {target.platform} ({error}): {target.needs}") from error
+        raise InputError(f"nothing here compiles for {target.platform} ({error}): {target.install}") from error
 
 
 def line_of(name: str, target: Target, device: Any) -> str:

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from tweedie_diffusion.models.linear import Conv, Dense, convolve
-from tweedie_diffusion.models.unet import KEPT, check_image_shape, groups, halve, rematerialised
-from tweedie_diffusion.models.upsampling import convolve_doubled, double
+from tweedie_diffusion.models.linear import Conv, Dense
+from tweedie_diffusion.models.unet import KEPT, check_image_shape, convolve_after, groups, halve, rematerialised
+from tweedie_diffusion.models.upsampling import double
 
 EMBEDDING = 4  # units of the embedding for each channel
 _TINY, _FIFTH = 1e-10, 0.2  # of the variance of Glorot's uniform law: last layers of a block, and attention
@@ -74,17 +74,14 @@ class EDMBlock(nn.Module):
     @nn.compact
     def __call__(self, x, embedded, train: bool):
         conv = lambda name, variance, **kw: Conv(self.channels, self.dtype, _initial(variance), name=name, **kw)
-        resample = self.resample or (lambda v: v)
         h = nn.silu(_norm(x, "norm0", self.dtype))
-        # A convolution that doubles costs less than half of doubling and convolving.
-        h, convolution = (h, convolve_doubled) if self.resample is double else (resample(h), convolve)
-        h = conv("conv0", 1.0, convolve=convolution)(h)
+        h = conv("conv0", 1.0, convolve=convolve_after(self.resample))(h)
         h = checkpoint_name(h, KEPT)
         shift = nn.Dense(self.channels, kernel_init=_initial(), name="affine")(embedded)
         h = (h.astype(jnp.float32) + shift[:, None, None, :]).astype(self.dtype)
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(_norm(h, "norm1", self.dtype)))
         h = checkpoint_name(conv("conv1", _TINY)(h), KEPT)
-        skip = resample(x)
+        skip = self.resample(x) if self.resample else x
         if self.resample or x.shape[-1] != self.channels:
             skip = self._dense(self.channels, "skip")(skip)
         h = (h + skip) * math.sqrt(0.5)

@@ -31,6 +31,13 @@ def halve(x):
     return nn.avg_pool(x, (2, 2), (2, 2))
 
 
+def convolve_after(resample):
+    """(x, kernel) -> the convolution of resample(x): if that doubles, at less than half of its cost."""
+    if resample is double:
+        return convolve_doubled
+    return (lambda x, kernel: convolve(resample(x), kernel)) if resample else convolve
+
+
 class Attention(nn.Module):
     """Residual self-attention over all pixels: x [B, H, W, C] -> [B, H, W, C]."""
 
@@ -69,16 +76,13 @@ class Block(nn.Module):
         """Of an image in parts [B, H, W, C_i], embedded [B, E] -> [B, H', W', channels]."""
         channels = channels_of(parts)
         kept = lambda v: checkpoint_name(v, KEPT)
-        resample = self.resample or (lambda v: v)
         h = GroupNorm(groups(channels), self.dtype, affine_silu, name="norm_in")(*parts)
-        # A convolution that doubles costs less than half of doubling and convolving.
-        h, convolution = (h, convolve_doubled) if self.resample is double else (resample(h), convolve)
-        h = kept(Conv(self.channels, self.dtype, convolve=convolution, name="conv_in")(h))
+        h = kept(Conv(self.channels, self.dtype, convolve=convolve_after(self.resample), name="conv_in")(h))
         scale, shift = jnp.split(Dense(2 * self.channels, name="modulation")(embedded), 2, axis=-1)
         h = GroupNorm(groups(self.channels), self.dtype, affine_silu, name="norm_out")(h, scale=scale, shift=shift)
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = kept(Conv(self.channels, self.dtype, _zeros, ROOT_HALF, name="conv_out")(h))
-        skip = [resample(part) for part in parts]
+        skip = [self.resample(part) for part in parts] if self.resample else parts
         if channels == self.channels and len(skip) == 1:
             h = h + ROOT_HALF * skip[0]
         else:

@@ -109,7 +109,7 @@ def line_of(name: str, target: Target, device: Any) -> str:
     seconds = time.perf_counter() - begun
     needs, found = compiled.memory_analysis(), kernels(compiled.as_text())
     own = [kernel for kernel in found if not kernel.library]
-    tflop = matrix_flops(step, state, rows) / 1e12
+    tflop = matrix_flops(traced.jaxpr) / 1e12
     products, between = tflop / target.tflops * 1e3, sum(kernel.bytes for kernel in own)
     moving = between / target.bandwidth * 1e3
     cells = [

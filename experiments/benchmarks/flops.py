@@ -1,18 +1,16 @@
 """The matrix work of a program, counted from its trace: what every compiler must do, however it does it."""
 
 import math
-from typing import Any
 
-import jax
 from jax.extend import core
 
 
-def matrix_flops(function, *arguments: Any) -> int:
-    """Two for each multiplication and addition of the products and convolutions that `function` traces to.
+def matrix_flops(jaxpr: core.ClosedJaxpr) -> int:
+    """Two for each multiplication and addition of the products and convolutions of a trace.
 
     Elementwise work is not counted, nor what a branch not taken would do: of several the greatest counts.
     """
-    return _of(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return _of(jaxpr.jaxpr)
 
 
 def _of(jaxpr: core.Jaxpr) -> int:

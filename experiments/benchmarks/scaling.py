@@ -73,7 +73,7 @@ def work_of(config: Config, side: int) -> Work:
     loss = lambda params, batch: objective(params, None, jax.random.key(0), batch, 0)[0]
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     one, two = (kept_bytes(loss, params, batch(rows)) for rows in (1, 2))
-    return Work(parameters, matrix_flops(jax.grad(loss), params, batch(1)), two - one, 2 * one - two)
+    return Work(parameters, matrix_flops(jax.make_jaxpr(jax.grad(loss))(params, batch(1))), two - one, 2 * one - two)
 
 
 def seconds(work: Work, machine: Machine, batch: int, devices: int, *, shards: int) -> tuple[float, float]:

@@ -94,10 +94,9 @@ def make_train_step(
     are means over the micro-batches.
     """
     held = whole(mesh) if layout is None else layout
-    held_params = whole(mesh) if layout is None else layout.params
+    settle = _in_memory_order if layout is None else lambda grads: laid(grads, layout.params)
     # Summed before it is cut: else the compiler divides the backward pass by channels too, and moves images for it.
-    in_parts = lambda grads: laid(laid(grads, whole(mesh)), held_params)
-    gradient = _mean_gradient(objective, micro_batches, in_parts)
+    gradient = _mean_gradient(objective, micro_batches, lambda grads: settle(laid(grads, whole(mesh))))
 
     def update(learned, grads, step):
         params, ema_params, opt_state = learned
@@ -144,6 +143,16 @@ def _mean_gradient(objective, micro_batches: int, settle):
         return jax.tree.map(jnp.mean, metrics), jax.tree.map(lambda grad: grad / micro_batches, total)
 
     return one_by_one if micro_batches > 1 else at_once
+
+
+def _in_memory_order(grads):
+    """The gradients, as their weights lie in memory. cuDNN writes those of kernels in another order, and XLA turned
+    them within each update: a quarter of the memory's bandwidth, and copies of Adam's moments, which it could not
+    replace in place.
+    """
+    settled = lambda grad: jax.lax.optimization_barrier(grad.reshape(-1)).reshape(grad.shape)  # a row has one order
+    of_kernels = lambda grads: jax.tree.map(lambda grad: settled(grad) if grad.ndim > 2 else grad, grads)
+    return jax.lax.platform_dependent(grads, cuda=of_kernels, default=lambda grads: grads)
 
 
 def _update_if(finite, update, learned, *arguments):

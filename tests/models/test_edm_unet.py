@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tweedie_diffusion.models.edm_unet import EDMBlock, EDMUNet, Mapping, sines_first
-from tweedie_diffusion.models.unet import halve
+from tweedie_diffusion.models.scale_by_two import halve
 
 
 def random_params(module, *inputs, scale=0.5):

@@ -18,6 +18,7 @@ from tweedie_diffusion.training.sharding import make_mesh
 from tweedie_diffusion.training.step import (
     first_buffer,
     init_state,
+    layout_of,
     make_optimizer,
     make_refresh_step,
     make_train_step,
@@ -90,6 +91,17 @@ def test_the_step_with_all_terms(model):
 
 def test_the_step_of_a_network_with_classes_dropout_and_blocks_computed_again(model_with_classes):
     assert floats_of_step(model_with_classes) == HALF_AND_SINGLE
+
+
+def test_on_a_gpu_the_gradients_of_kernels_are_turned_before_the_update(model):
+    mesh, optimizer = make_mesh(), make_optimizer(model.config.training)
+    objective, state = make_objective(model.config, model.make_denoise, 0.5), state_of(model, optimizer)
+    step = make_train_step(objective, optimizer, ema_decay=0.9, seed=0, mesh=mesh, layout=layout_of(state, mesh))
+    lowered = {p: step.trace(state, BATCH).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")}
+    turned = {p: re.findall(r"optimization_barrier %\S+ : tensor<(\d+)xf32>", text) for p, text in lowered.items()}
+    kernels = [x.size for x in jax.tree.leaves(model.params) if x.ndim == 4]
+    assert sorted(map(int, turned["cuda"])) == sorted(kernels)
+    assert turned["cpu"] == []
 
 
 def test_the_refresh(model):

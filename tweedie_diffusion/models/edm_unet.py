@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tweedie_diffusion.models.linear import Conv, Dense
-from tweedie_diffusion.models.unet import KEPT, check_image_shape, convolve_after, groups, halve, rematerialised
-from tweedie_diffusion.models.upsampling import double
+from tweedie_diffusion.models.scale_by_two import double, halve
+from tweedie_diffusion.models.unet import KEPT, check_image_shape, convolve_after, groups, rematerialised
 
 EMBEDDING = 4  # units of the embedding for each channel
 _TINY, _FIFTH = 1e-10, 0.2  # of the variance of Glorot's uniform law: last layers of a block, and attention

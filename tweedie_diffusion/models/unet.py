@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from tweedie_diffusion.models.embedding import ConditionEmbedding
 from tweedie_diffusion.models.linear import Conv, Dense, channels_of, convolve
 from tweedie_diffusion.models.normalization import GroupNorm, affine_silu
-from tweedie_diffusion.models.upsampling import convolve_doubled, double
+from tweedie_diffusion.models.scale_by_two import convolve_doubled, double, halve
 
 KEPT = "convolution"  # what remat keeps of a block
 ROOT_HALF = math.sqrt(0.5)  # the sum of two images has the variance of one
@@ -24,15 +24,6 @@ _zeros = nn.initializers.zeros
 def groups(channels: int) -> int:
     """At most 32 groups of at least 4 channels, as in EDM."""
     return math.gcd(min(32, max(channels // 4, 1)), channels)
-
-
-def halve(x):
-    """The mean of every 2×2 pixels."""
-    b, height, width, channels = x.shape
-    by_shape = lambda x: jnp.mean(x.reshape(b, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
-    by_window = lambda x: nn.avg_pool(x, (2, 2), (2, 2))  # a CPU is faster at these
-    # CUDA's gradient of windows is a sum of windows too, which is not fused with what follows.
-    return jax.lax.platform_dependent(x, cuda=by_shape, default=by_window)
 
 
 def convolve_after(resample):

@@ -94,7 +94,8 @@ def make_train_step(
     are means over the micro-batches.
     """
     held = whole(mesh) if layout is None else layout
-    settle = _in_memory_order if layout is None else lambda grads: laid(grads, layout.params)
+    in_parts = lambda grads: laid(grads, whole(mesh) if layout is None else layout.params)
+    settle = in_parts if mesh.shape["shard"] > 1 else _in_memory_order
     # Summed before it is cut: else the compiler divides the backward pass by channels too, and moves images for it.
     gradient = _mean_gradient(objective, micro_batches, lambda grads: settle(laid(grads, whole(mesh))))
 
@@ -146,9 +147,9 @@ def _mean_gradient(objective, micro_batches: int, settle):
 
 
 def _in_memory_order(grads):
-    """The gradients, as their weights lie in memory. cuDNN writes those of kernels in another order, and XLA turned
-    them within each update: a quarter of the memory's bandwidth, and copies of Adam's moments, which it could not
-    replace in place.
+    """The gradients, as their weights lie in memory. cuDNN writes those of its kernels, which have more than two axes,
+    in another order. XLA would turn them within the update of each, at a quarter of the bandwidth, and copy moments
+    of Adam, which it then cannot replace in place. Of weights in parts each device has too few to matter.
     """
     settled = lambda grad: jax.lax.optimization_barrier(grad.reshape(-1)).reshape(grad.shape)  # a row has one order
     of_kernels = lambda grads: jax.tree.map(lambda grad: settled(grad) if grad.ndim > 2 else grad, grads)

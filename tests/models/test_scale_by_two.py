@@ -1,10 +1,24 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
 from tweedie_diffusion.models.linear import Conv
-from tweedie_diffusion.models.upsampling import convolve_doubled, double
+from tweedie_diffusion.models.scale_by_two import (
+    convolve_doubled,
+    double,
+    halve,
+    halved_by_shape,
+    halved_by_window,
+)
+
+
+@pytest.mark.parametrize("halved", [halve, halved_by_shape, halved_by_window])
+def test_halving_is_the_mean_of_four_pixels(rng, halved):
+    x = rng.standard_normal((2, 4, 6, 3)).astype(np.float32)
+    expected = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+    np.testing.assert_allclose(halved(jnp.asarray(x)), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_doubling_repeats_each_pixel(rng):

@@ -91,6 +91,7 @@ def _mixture_of(source):
         config.refresh.weight = 0.0
         config.consistency.weight = 4.0
         config.consistency.batch_fraction = 0.125
+        config.consistency.roll_steps = 2
         config.consistency.start = 1000
         config.consistency.sigma_min = sigma_tn / 10
         return config
@@ -99,12 +100,13 @@ def _mixture_of(source):
 
 
 def _of_images():
-    """The digits' settings, with as many rows and renewals as these tables were measured with.
+    """The digits' settings, with as many rows, steps and renewals as these tables were measured with.
 
     Today's half of them changes MSE/σ² on the digits by .0012 at most (benchmarks/NOTES.md).
     """
     config = digits_noisy.get_config()
     config.consistency.batch_fraction = 0.125
+    config.consistency.roll_steps = 2
     config.refresh.batch_fraction = 0.5
     config.refresh.every = 8
     return config

@@ -121,7 +121,7 @@ def _consistency():
     c.anneal = 0.6  # part of the remaining training over which it goes down there
     c.max_log_step = 0.5  # of ln σ between the two sides
     c.step = "ancestral"  # or midpoint, corrected: the identity does not hold along the ODE
-    c.roll_steps = 2  # from the data's noise down to the upper side
+    c.roll_steps = 1  # from the data's noise down to the upper side
     c.ema_teacher = True  # the average of the weights draws the lower side; False: the weights themselves
     c.gradient = "low"  # or both: whether the upper side learns too
     c.draws = 1  # of the lower side; more, and at least 2 if not antithetic, make the mean over all their pairs

@@ -28,6 +28,7 @@ _DEVICE = flags.DEFINE_enum("device", "cpu", list(ROWS), "Whose rows. Those of a
 _ROWS = flags.DEFINE_list("rows", [], "Names of rows; all by default.")
 _TURNS = flags.DEFINE_integer("turns", 5, "Of each side; the median counts.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "That a turn takes, about.", lower_bound=0.1)
+PRODUCTS = 10  # the device has the next at hand while it computes one, as in a step
 HEAD = (
     "| U-Net | side | parameters | GFLOP a step | images/s | TFLOP/s | of the matrix rate | peak memory, GiB | ratio |"
 )
@@ -74,18 +75,18 @@ class Contestant:
         self._process.communicate()
 
 
-def matrix_rate(size: int, dtype, *, in_a_row: int = 10) -> float:
-    """FLOP/s of products of square matrices on the first device, one after the other: the median of several rows."""
+def matrix_rate(size: int, dtype) -> float:
+    """FLOP/s of `PRODUCTS` of square matrices in a row on the first device: the median of several times."""
     matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)  # of ones it is faster: a chip at less power
     product = jax.jit(jnp.matmul)
     product(matrix, matrix).block_until_ready()
     seconds = []
     for _ in range(5):
         begun = time.perf_counter()
-        products = [product(matrix, matrix) for _ in range(in_a_row)]
+        products = [product(matrix, matrix) for _ in range(PRODUCTS)]
         jax.block_until_ready(products)
         seconds.append(time.perf_counter() - begun)
-    return 2 * size**3 * in_a_row / statistics.median(seconds)
+    return 2 * size**3 * PRODUCTS / statistics.median(seconds)
 
 
 def compare(name: str, device: str) -> tuple[dict[str, dict], dict[str, list[dict]]]:

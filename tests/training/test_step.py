@@ -78,7 +78,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     optimizer, params = make_optimizer(training), {"w": jnp.float32(0.0)}
     state, rates = optimizer.init(params), []
     for _ in range(101):
-        updates, state = optimizer.update({"w": jnp.float32(1.0)}, state, params)
+        updates, state = optimizer.update({"w": jnp.float32(1.0)}, state, params, grad_norm=1.0)
         rates.append(-float(updates["w"]))  # Adam of a constant gradient moves by the learning rate
     np.testing.assert_allclose(
         [rates[0], rates[5], rates[10], rates[55], rates[100]], [0, 0.005, 0.01, 0.005, 0], atol=1e-6
@@ -86,12 +86,17 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 
 def test_gradients_are_clipped_by_their_global_norm():
-    training = default_config().training
-    optimizer = make_optimizer(training)
-    state = optimizer.init({"w": jnp.zeros(2)})
-    _, state = optimizer.update({"w": jnp.array([30.0, 40.0])}, state, {"w": jnp.zeros(2)})
-    first_moment = state[1][0].mu["w"]  # 0.1 of the clipped gradient
-    np.testing.assert_allclose(first_moment, [0.06, 0.08], rtol=1e-5)
+    def linear(params, teacher_params, key, batch, step, buffer):
+        loss = 30 * params["a"] + jnp.sum(40 * params["b"])
+        return loss, {"loss": loss}
+
+    optimizer = make_optimizer(default_config().training)
+    step = make_train_step(linear, optimizer, ema_decay=0.9, seed=0, mesh=make_mesh())
+    state = init_state({"a": jnp.float32(0.0), "b": jnp.zeros(1)}, optimizer)
+    state, metrics = step(state, {"x_tn": np.zeros(4, np.float32)})
+    first_moment = state.opt_state[1][0].mu  # 0.1 of the clipped gradient
+    np.testing.assert_allclose([first_moment["a"], first_moment["b"][0]], [0.06, 0.08], rtol=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(50)
 
 
 def after(objective, batch, **settings):

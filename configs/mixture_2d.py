@@ -44,6 +44,7 @@ def get_config(variant: str = ""):
     config.refresh.sigma_min = 0.02
     config.refresh.relaxation = 1.8
     config.refresh.every = 4
+    config.refresh.batch_fraction = 0.25
 
     config.evaluation.sigmas = (0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 1.0)
     config.evaluation.num_images = 4000

@@ -109,6 +109,7 @@ def _of_images():
     config.consistency.roll_steps = 2
     config.refresh.batch_fraction = 0.5
     config.refresh.every = 8
+    config.refresh.num_steps = 16
     return config
 
 

@@ -138,11 +138,11 @@ def _refresh():
     c.capacity = 4096  # draws kept
     c.every = 16  # steps from one refresh to the next
     c.rows = 8  # draws replaced at each, the oldest first
-    c.num_steps = 16  # of the reverse process from the data's noise down to sigma_min
+    c.num_steps = 12  # of the reverse process from the data's noise down to sigma_min; more below σ_tn/14
     c.sigma_min = 0.05  # its last level; the term trains from half of it up to 1.1·σ_tn
     c.step = "corrected"  # or midpoint; ancestral loses variance and collapses
     c.relaxation = 0.0  # ω of the weights of the draws by maximum likelihood, below 2; 0 keeps them equal
-    c.batch_fraction = 0.25  # rows of the term, as a part of the batch
+    c.batch_fraction = 0.1875  # rows of the term, as a part of the batch
     return c
 
 

@@ -102,7 +102,7 @@ def _mixture_of(source):
 def _of_images():
     """The digits' settings, with as many rows, steps and renewals as these tables were measured with.
 
-    Today's half of them changes MSE/σ² on the digits by .0012 at most (benchmarks/NOTES.md).
+    Today's defaults, which take fewer, change MSE/σ² on the digits by .0012 at most (benchmarks/NOTES.md).
     """
     config = digits_noisy.get_config()
     config.consistency.batch_fraction = 0.125

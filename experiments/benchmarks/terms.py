@@ -81,7 +81,8 @@ def report_steps(made: Made, dataset: Dataset) -> None:
     found = in_turns(kinds_of_steps(made, batches_of(made, dataset)), turns=_TURNS.value)
     print(f"{provenance_lines()}\n* batch: {made.config.training.batch_size}")
     print(f"* consistency: {consistency.batch_fraction:g} of the batch")
-    print(f"* refresh: {refresh.batch_fraction:g} of the batch, {refresh.rows} draws every {refresh.every} steps\n")
+    print(f"* refresh: {refresh.batch_fraction:g} of the batch, {refresh.rows} draws every {refresh.every} steps,")
+    print(f"  each of {refresh.num_steps} steps of the reverse process\n")
     print("| a step | median, s | from, to | ratio |\n|---|---|---|---|")
     for name, seconds in found.items():
         print(f"| {name} | {spread(seconds)} | {ratio(seconds, found['ADSM alone']):.2f} |", flush=True)

@@ -239,5 +239,5 @@ def test_every_term_of_a_u_net_is_split_as_the_batch_is_and_moves_no_image():
         [sys.executable, "-c", UNET], env=os.environ | flags, capture_output=True, text=True, check=True
     )
     rows, moves = json.loads(run.stdout)
-    assert rows == [2, 8, 32]  # of a device: an eighth of 16 consistency pairs, of 64 draws, of 256 images
+    assert rows == [2, 6, 32]  # of a device: an eighth of 16 consistency pairs, of 48 draws, of 256 images
     assert moves == ["all-reduce"]

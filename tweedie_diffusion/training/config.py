@@ -138,7 +138,7 @@ def _refresh():
     c.capacity = 4096  # draws kept
     c.every = 16  # steps from one refresh to the next
     c.rows = 8  # draws replaced at each, the oldest first
-    c.num_steps = 12  # of the reverse process from the data's noise down to sigma_min; more below σ_tn/14
+    c.num_steps = 12  # of the reverse process down to sigma_min: 16 where that is less than σ_tn/14
     c.sigma_min = 0.05  # its last level; the term trains from half of it up to 1.1·σ_tn
     c.step = "corrected"  # or midpoint; ancestral loses variance and collapses
     c.relaxation = 0.0  # ω of the weights of the draws by maximum likelihood, below 2; 0 keeps them equal

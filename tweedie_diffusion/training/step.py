@@ -44,7 +44,7 @@ class TrainState:
 
 
 def make_optimizer(training: Config) -> optax.GradientTransformationExtraArgs:
-    """Adam with clipped gradients; the learning rate warms up linearly, then falls as a cosine to 0. Its update takes
+    """Adam with clipped gradients; the learning rate warms up linearly, then falls as a cosine to 0. Its update needs
     the norm of the gradient as `grad_norm`.
     """
     warmup = min(training.warmup_steps, training.steps - 1)
@@ -53,13 +53,14 @@ def make_optimizer(training: Config) -> optax.GradientTransformationExtraArgs:
 
 
 def _clip_by_grad_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
-    """`optax.clip_by_global_norm`, for one who has the norm: another sum over all gradients, and a copy of them where
-    an update is a branch, is a tenth of the step of an MLP on a CPU.
+    """`optax.clip_by_global_norm`, given the norm of the gradients that reach it. Within the branch around an update
+    XLA would sum them again, and write them clipped.
     """
 
     def clip(grads, state, params=None, *, grad_norm):
         del params
-        return jax.tree.map(lambda grad: grad * jnp.minimum(1, max_norm / grad_norm), grads), state
+        factor = jnp.minimum(1, max_norm / grad_norm)
+        return jax.tree.map(lambda grad: (factor * grad).astype(grad.dtype), grads), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, clip)
 

@@ -57,12 +57,12 @@ def _clip_by_grad_norm(max_norm: float) -> optax.GradientTransformationExtraArgs
     XLA would sum them again, and write them clipped.
     """
 
-    def clip(grads, state, params=None, *, grad_norm):
+    def clip(updates, state, params=None, *, grad_norm, **_):
         del params
         factor = jnp.minimum(1, max_norm / grad_norm)
-        return jax.tree.map(lambda grad: (factor * grad).astype(grad.dtype), grads), state
+        return jax.tree.map(lambda grad: (factor * grad).astype(grad.dtype), updates), state
 
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, clip)
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, clip)  # pyright: ignore
 
 
 def init_state(params, optimizer: optax.GradientTransformation, buffer: ReplayBuffer | None = None) -> TrainState:

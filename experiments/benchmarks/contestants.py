@@ -80,7 +80,7 @@ def our_step(row: Row, *, dtype: str, mesh) -> tuple[Any, Callable[[], Any], dic
     shape, array = (row.resolution, row.resolution, CHANNELS), jax.ShapeDtypeStruct
     facts = DataFacts(shape, 0.5, 0.2, 0.2, 0, Scaling(-1.0, 1.0, "float32"), 1000, 100)
     optimizer, network = make_optimizer(config.training), build_network(config.model, facts)
-    objective = make_objective(config, denoiser_maker(network, config.model, facts), facts.sigma_data)
+    objective = make_objective(config, denoiser_maker(network, config.model, facts), facts.sigma_data, mesh=mesh)
     first_state = lambda: init_state(init_params(jax.random.key(0), network, config.model, facts), optimizer)
     rows = {"x_tn": array((row.batch, *shape), "float32"), "sigma_tn": array((row.batch,), "float32")}
     step = make_train_step(objective, optimizer, ema_decay=EMA_DECAY, seed=0, mesh=mesh)

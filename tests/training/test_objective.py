@@ -4,15 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from tweedie_diffusion.diffusion.noise_levels import log_normal_sigma
 from tweedie_diffusion.diffusion.oracles import gaussian_denoiser
 from tweedie_diffusion.diffusion.refresh import draw_rows, empty_buffer, replace_oldest
+from tweedie_diffusion.diffusion.rows import expand
 from tweedie_diffusion.training.config import default_config
 from tweedie_diffusion.training.objective import (
     ambient_term,
     consistency_levels,
     consistency_term,
+    in_halves,
     log_normal_law,
     make_objective,
     refresh_term,
@@ -255,3 +258,44 @@ def test_only_the_sides_asked_for_learn(rng, gradient, ema_teacher):
     assert teacher_slope == 0.0
     # With both sides learning, a shift common to denoise(x_s) and denoise(x_t) cancels.
     assert (abs(slope) < 1e-4) == (gradient == "both")
+
+
+def labelled_denoisers(seen):
+    """params·σ·x_t + label + what dropout draws; the number of rows of each call in `seen`."""
+
+    def make(params, *, labels, dropout_key=None):
+        dropped = 0.0 if dropout_key is None else jax.random.normal(dropout_key)
+
+        def denoise(x_t, sigma):
+            seen.append(len(x_t))
+            return params * expand(sigma, x_t) * x_t + expand(labels, x_t) + dropped
+
+        return denoise
+
+    return make
+
+
+@pytest.mark.parametrize(("count", "calls"), [(8, [4, 4]), (9, [9]), (6, [6])])
+def test_two_halves_are_one_batch(rng, count, calls):
+    x_t, sigma, seen = rng.normal(size=(count, 32, 32, 1)), rng.uniform(1, 2, count), []
+    found = in_halves(labelled_denoisers(seen))(2.0, labels=jnp.arange(count))(jnp.asarray(x_t), jnp.asarray(sigma))
+    expected = 2 * sigma[:, None, None, None] * x_t + np.arange(count)[:, None, None, None]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert seen == calls
+
+
+def test_each_half_has_dropout_of_its_own():
+    make = in_halves(labelled_denoisers([]))
+    found = make(1.0, labels=jnp.zeros(8), dropout_key=jax.random.key(0))(jnp.zeros((8, 32, 32, 1)), 1.0)
+    assert len(np.unique(found)) == 2
+
+
+@pytest.mark.parametrize(("network", "on", "calls"), [("unet", 1, [4, 4]), ("mlp", 1, [8]), ("unet", 0, [8])])
+def test_images_are_halved_where_it_is_known_that_one_cpu_computes(network, on, calls):
+    config, seen = default_config(), []
+    config.model.network, config.ambient.antithetic = network, False
+    mesh = Mesh(np.array(jax.devices("cpu")[:1]).reshape(1, 1), ("data", "shard")) if on else None
+    objective = make_objective(config, labelled_denoisers(seen), SIGMA_DATA, mesh=mesh)
+    batch = {"x_tn": jnp.zeros((8, 32, 32, 1)), "sigma_tn": jnp.full(8, 0.5), "label": jnp.zeros(8)}
+    objective(1.0, 1.0, jax.random.key(0), batch, 0)
+    assert seen == calls

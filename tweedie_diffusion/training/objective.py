@@ -12,11 +12,13 @@ from tweedie_diffusion.diffusion.losses import ambient_loss, consistency_loss, d
 from tweedie_diffusion.diffusion.noise_levels import log_normal_sigma
 from tweedie_diffusion.diffusion.refresh import ReplayBuffer, draw_rows
 from tweedie_diffusion.diffusion.reverse_steps import STOCHASTIC_STEPS
-from tweedie_diffusion.diffusion.rows import one_by_one
+from tweedie_diffusion.diffusion.rows import as_rows, one_by_one
 from tweedie_diffusion.diffusion.sampling import carry_down
 from tweedie_diffusion.diffusion.types import DenoiseFn
 from tweedie_diffusion.training.config import Config
 from tweedie_diffusion.training.sharding import spread_rows
+
+LARGE = 8 * 32 * 32  # pixels of a batch on a CPU; of fewer, halves take longer to compile than they save
 
 
 def ambient_term(
@@ -137,6 +139,26 @@ def refresh_term(key, make_denoise, draw, sigma_tn, count: int, *, sigma_min: fl
     return jnp.mean(edm_weight(sigma, sigma_data=sigma_data) * loss)
 
 
+def in_halves(make_denoise):
+    """`make_denoise` for one CPU: its denoisers take large batches of images as two halves, each with its own dropout.
+    XLA gives a small convolution one core, and the other core then has the other half.
+    """
+
+    def make(params, *, labels, dropout_key=None) -> DenoiseFn:
+        of = lambda labels, dropout_key: make_denoise(params, labels=labels, dropout_key=dropout_key)
+
+        def denoise(x_t, sigma):
+            if x_t.shape[0] % 2 or x_t[..., 0].size < LARGE:
+                return of(labels, dropout_key)(x_t, sigma)
+            keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+            halves = zip(*(jnp.split(rows, 2) for rows in (labels, x_t, as_rows(sigma, x_t))), keys, strict=True)
+            return jnp.concatenate([of(label, key)(x, level) for label, x, level, key in halves])
+
+        return denoise
+
+    return make
+
+
 def make_objective(
     config: Config,
     make_denoise,
@@ -152,6 +174,8 @@ def make_objective(
     in the step would keep XLA on a CPU from using all cores inside it: 30 times slower). `mesh` has the
     devices over which rows are split; None is one. `buffer` is None without refresh.
     """
+    if config.model.network != "mlp" and mesh and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
+        make_denoise = in_halves(make_denoise)
     map_draws = one_by_one if mesh and mesh.size > 1 else jax.vmap
     consistency, refresh = config.consistency, config.refresh
     every = round(1 / consistency.batch_fraction)  # one row of so many takes part

@@ -35,8 +35,8 @@ def bytes_of_step(config: Config):
     model, optimizer = described(config, SHAPE), make_optimizer(config.training)
     state = jax.eval_shape(lambda: init_state(fresh_weights(model), optimizer))
     terms = {"with_consistency": config.consistency.weight > 0, "with_refresh": False}
-    objective = make_objective(config, model.make_denoise, model.facts.sigma_data, **terms)
     mesh = make_mesh(jax.devices()[:1])
+    objective = make_objective(config, model.make_denoise, model.facts.sigma_data, mesh=mesh, **terms)
     step = make_train_step(objective, optimizer, ema_decay=config.training.ema_decay, seed=0, mesh=mesh)
 
     def bytes_of(batch: int) -> int:

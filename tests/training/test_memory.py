@@ -95,10 +95,11 @@ def test_the_compiler_asks_for_the_least_and_not_twice_the_whole(network, rows):
     config, facts = network()
     network, optimizer, state = parts_of(config, facts)
     told = need_of(config, network, facts, state, rows=rows)
-    objective = make_objective(config, denoiser_maker(network, config.model, facts), facts.sigma_data)
+    mesh, make_denoise = make_mesh(), denoiser_maker(network, config.model, facts)
+    objective = make_objective(config, make_denoise, facts.sigma_data, mesh=mesh)
     batch = {"x_tn": array((rows, *facts.shape), "float32"), "sigma_tn": array((rows,), "float32")}
     batch["label"] = array((rows,), "int32")
-    step = make_train_step(objective, optimizer, ema_decay=0.9, seed=0, mesh=make_mesh())
+    step = make_train_step(objective, optimizer, ema_decay=0.9, seed=0, mesh=mesh)
     found = step.lower(state, batch).compile().memory_analysis()
     asked = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
     asked -= found.alias_size_in_bytes

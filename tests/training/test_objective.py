@@ -261,14 +261,12 @@ def test_only_the_sides_asked_for_learn(rng, gradient, ema_teacher):
 
 
 def labelled_denoisers(seen):
-    """params·σ·x_t + label + what dropout draws; the number of rows of each call in `seen`."""
+    """params·σ·x_t + label; the number of rows of each call in `seen`."""
 
     def make(params, *, labels, dropout_key=None):
-        dropped = 0.0 if dropout_key is None else jax.random.normal(dropout_key)
-
         def denoise(x_t, sigma):
             seen.append(len(x_t))
-            return params * expand(sigma, x_t) * x_t + expand(labels, x_t) + dropped
+            return params * expand(sigma, x_t) * x_t + expand(labels, x_t)
 
         return denoise
 
@@ -284,18 +282,37 @@ def test_two_halves_are_one_batch(rng, count, calls):
     assert seen == calls
 
 
-def test_each_half_has_dropout_of_its_own():
-    make = in_halves(labelled_denoisers([]))
-    found = make(1.0, labels=jnp.zeros(8), dropout_key=jax.random.key(0))(jnp.zeros((8, 32, 32, 1)), 1.0)
-    assert len(np.unique(found)) == 2
+ONE_CPU = Mesh(np.array(jax.devices("cpu")[:1]).reshape(1, 1), ("data", "shard"))
 
 
-@pytest.mark.parametrize(("network", "on", "calls"), [("unet", 1, [4, 4]), ("mlp", 1, [8]), ("unet", 0, [8])])
-def test_images_are_halved_where_it_is_known_that_one_cpu_computes(network, on, calls):
+@pytest.mark.parametrize(
+    ("network", "dropout", "mesh", "calls"),
+    [("unet", 0, ONE_CPU, [4, 4]), ("mlp", 0, ONE_CPU, [8]), ("unet", 0.1, ONE_CPU, [8]), ("unet", 0, None, [8])],
+)
+def test_images_are_halved_where_it_is_known_that_one_cpu_computes(network, dropout, mesh, calls):
     config, seen = default_config(), []
-    config.model.network, config.ambient.antithetic = network, False
-    mesh = Mesh(np.array(jax.devices("cpu")[:1]).reshape(1, 1), ("data", "shard")) if on else None
+    config.model.network, config.model.dropout = network, float(dropout)
     objective = make_objective(config, labelled_denoisers(seen), SIGMA_DATA, mesh=mesh)
     batch = {"x_tn": jnp.zeros((8, 32, 32, 1)), "sigma_tn": jnp.full(8, 0.5), "label": jnp.zeros(8)}
     objective(1.0, 1.0, jax.random.key(0), batch, 0)
     assert seen == calls
+
+
+def test_halves_change_no_loss_and_no_gradient(rng):
+    """Of all terms, with labels and mirrored draws; a sixteenth of the batch is large too."""
+    config, seen = default_config(), []
+    config.ambient.antithetic, config.consistency.start, config.refresh.weight = True, 0, 1.0
+    x_tn = jnp.asarray(rng.normal(size=(128, 32, 32, 1)), jnp.float32)
+    batch = {"x_tn": x_tn, "sigma_tn": jnp.full(128, 0.5), "label": jnp.arange(128) % 2}
+    buffer = replace_oldest(empty_buffer(128, (32, 32, 1)), x_tn, batch["label"])
+
+    def loss_and_gradient(mesh):
+        objective = make_objective(
+            config, labelled_denoisers(seen), SIGMA_DATA, with_consistency=True, with_refresh=True, mesh=mesh
+        )
+        both = jax.jit(jax.value_and_grad(objective, has_aux=True))
+        (_, parts), gradient = both(0.5, 0.4, jax.random.key(0), batch, 5, buffer)
+        return [*parts.values(), gradient]
+
+    np.testing.assert_allclose(loss_and_gradient(ONE_CPU), loss_and_gradient(None), rtol=1e-4)
+    assert set(seen) == {64, 12, 4, 128, 24, 8}  # of each term half, then all

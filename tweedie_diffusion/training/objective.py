@@ -140,19 +140,16 @@ def refresh_term(key, make_denoise, draw, sigma_tn, count: int, *, sigma_min: fl
 
 
 def in_halves(make_denoise):
-    """`make_denoise` for one CPU: its denoisers take large batches of images as two halves, each with its own dropout.
-    XLA gives a small convolution one core, and the other core then has the other half.
+    """`make_denoise` for one CPU, with labels and without dropout: its denoisers take large batches of images as two
+    halves. XLA gives a small convolution one core, and the other core then has the other half.
     """
 
     def make(params, *, labels, dropout_key=None) -> DenoiseFn:
-        of = lambda labels, dropout_key: make_denoise(params, labels=labels, dropout_key=dropout_key)
-
         def denoise(x_t, sigma):
-            if x_t.shape[0] % 2 or x_t[..., 0].size < LARGE:
-                return of(labels, dropout_key)(x_t, sigma)
-            keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-            halves = zip(*(jnp.split(rows, 2) for rows in (labels, x_t, as_rows(sigma, x_t))), keys, strict=True)
-            return jnp.concatenate([of(label, key)(x, level) for label, x, level, key in halves])
+            if x_t.shape[0] % 2 or x_t.size // x_t.shape[-1] < LARGE:
+                return make_denoise(params, labels=labels, dropout_key=dropout_key)(x_t, sigma)
+            halves = zip(*(jnp.split(rows, 2) for rows in (labels, x_t, as_rows(sigma, x_t))), strict=True)
+            return jnp.concatenate([make_denoise(params, labels=label)(x, level) for label, x, level in halves])
 
         return denoise
 
@@ -174,7 +171,8 @@ def make_objective(
     in the step would keep XLA on a CPU from using all cores inside it: 30 times slower). `mesh` has the
     devices over which rows are split; None is one. `buffer` is None without refresh.
     """
-    if config.model.network != "mlp" and mesh and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
+    one_cpu = mesh and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    if one_cpu and config.model.network != "mlp" and not config.model.dropout:  # whose masks no device should change
         make_denoise = in_halves(make_denoise)
     map_draws = one_by_one if mesh and mesh.size > 1 else jax.vmap
     consistency, refresh = config.consistency, config.refresh

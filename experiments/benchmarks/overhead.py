@@ -75,6 +75,7 @@ def time_steps(scratch: Path, config: Config, facts: DataFacts) -> TrainState:
         facts.sigma_data,
         with_consistency=False,
         with_refresh=False,
+        mesh=mesh,
     )
     params = init_params(jax.random.key(0), network, config.model, facts)
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
